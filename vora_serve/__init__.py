@@ -1,0 +1,1 @@
+"""vora-serve: train, merge, export and serve VoRA models."""
