@@ -1,0 +1,318 @@
+"""Images to pixels: geometry, resizing, normalisation, patches. Needs numpy and Pillow only.
+
+Two policies, chosen by a checkpoint's ``preprocessor_config.json``:
+
+* ``fixed``: pad to a square with black, then the checkpoint's CLIP-style resize, crop and
+  normalisation; every image costs the same number of tokens.
+* ``native``: round both sides to the patch grid and keep the number of pixels within bounds, so
+  that an image keeps its aspect ratio and its cost follows its size.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from model_plugin.errors import ConfigError, ImageError
+
+#: The token that marks an image in a prompt and stands for each of its patches in the sequence.
+IMAGE_TOKEN = "<|image_pad|>"
+#: How the released implementation spells an image in a raw prompt.
+RELEASED_IMAGE_TOKEN = "<image>"
+
+#: Long side over short side, above which an image is refused (as the released code does).
+MAX_ASPECT_RATIO = 200
+#: Shortest side in pixels: a single row or column of pixels shows nothing.
+MIN_SIDE = 2
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+#: Pixels of a padded canvas that are held at once (fixed resolution); bounds the memory that an
+#: elongated image can take.
+_CANVAS_PIXELS = 1 << 25
+
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """What turns an image into patches.
+
+    Attributes:
+        resolution: ``fixed`` or ``native``.
+        patch_size: side P of a patch, in pixels.
+        merge_size: m; m x m patches become one LLM token, so grids are multiples of m.
+        image_size: side of the square that a fixed-resolution image becomes, in pixels.
+        resize_edge: side that the padded square is resized to before it is cropped to
+            ``image_size`` (fixed only; equal to ``image_size`` unless the checkpoint says so).
+        min_pixels, max_pixels: bounds on H * W after resizing (native only).
+        image_mean, image_std: per channel, on values in 0..1.
+        resample: Pillow's number of the resampling filter (3 is bicubic).
+        rescale_factor: factor from 0..255 to 0..1.
+    """
+
+    resolution: Literal["fixed", "native"] = "fixed"
+    patch_size: int = 14
+    merge_size: int = 1
+    image_size: int = 448
+    resize_edge: int = 448
+    min_pixels: int = 56 * 56
+    max_pixels: int = 14 * 14 * 50 * 80
+    image_mean: tuple[float, float, float] = CLIP_MEAN
+    image_std: tuple[float, float, float] = CLIP_STD
+    resample: int = 3
+    rescale_factor: float = 1 / 255
+
+    def __post_init__(self) -> None:
+        if self.resolution not in ("fixed", "native"):
+            raise ConfigError(f'resolution must be "fixed" or "native", not {self.resolution!r}.')
+        if self.resolution == "fixed" and self.image_size % self.unit:
+            raise ConfigError(
+                f"A fixed image of {self.image_size} pixels a side does not divide into "
+                f"units of {self.unit} pixels (patch size times merge size)."
+            )
+        if self.resolution == "native" and not self.unit**2 <= self.max_pixels:
+            raise ConfigError(
+                f"max_pixels {self.max_pixels} leaves no room for one token of "
+                f"{self.unit} x {self.unit} pixels."
+            )
+        if self.resolution == "native" and self.min_pixels > self.max_pixels:
+            raise ConfigError(
+                f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}."
+            )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], *, patch_size: int, merge_size: int = 1) -> Self:
+        """Settings from the contents of a ``preprocessor_config.json``.
+
+        Args:
+            data: the parsed file; keys as in the released file, plus ``resolution``,
+                ``min_pixels`` and ``max_pixels``.
+            patch_size: P, from the model's configuration.
+            merge_size: m, from the model's configuration.
+
+        Raises:
+            ConfigError: a value is missing or does not fit.
+        """
+        for step in ("do_resize", "do_rescale", "do_normalize"):
+            if data.get(step) is False:
+                raise ConfigError(f"preprocessor_config.json switches {step} off; VoRA needs it.")
+        crop = _side(data["crop_size"]) if data.get("crop_size") else None
+        edge = _side(data["size"]) if data.get("size") else None
+        if data.get("do_center_crop") is False:
+            crop = edge
+        image_size = crop or edge or 448
+        if edge is not None and edge < image_size:
+            raise ConfigError(f"crop_size {image_size} is larger than the resized image, {edge}.")
+        return cls(
+            resolution=data.get("resolution", "fixed"),
+            patch_size=patch_size,
+            merge_size=merge_size,
+            image_size=image_size,
+            resize_edge=edge or image_size,
+            min_pixels=int(data.get("min_pixels", cls.min_pixels)),
+            max_pixels=int(data.get("max_pixels", cls.max_pixels)),
+            image_mean=_triple(data.get("image_mean", CLIP_MEAN)),
+            image_std=_triple(data.get("image_std", CLIP_STD)),
+            resample=int(data.get("resample", 3)),
+            rescale_factor=float(data.get("rescale_factor", 1 / 255)),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contents of a ``preprocessor_config.json`` that ``from_dict`` reads back."""
+        data: dict[str, Any] = {
+            "image_processor_type": "VoRAImageProcessor",
+            "processor_class": "VoRAProcessor",
+            "resolution": self.resolution,
+            "image_mean": list(self.image_mean),
+            "image_std": list(self.image_std),
+            "resample": self.resample,
+            "rescale_factor": self.rescale_factor,
+            "patch_size": self.patch_size,
+            "merge_size": self.merge_size,
+        }
+        if self.resolution == "native":
+            return data | {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
+        size = {"height": self.image_size, "width": self.image_size}
+        return data | {"size": {"shortest_edge": self.resize_edge}, "crop_size": size}
+
+    @property
+    def unit(self) -> int:
+        """Side in pixels of what becomes one LLM token: P * m."""
+        return self.patch_size * self.merge_size
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens that one image can become."""
+        if self.resolution == "fixed":
+            return (self.image_size // self.unit) ** 2
+        return self.max_pixels // self.unit**2
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Size in pixels, (width, height), that an image of that size is given to the model at.
+
+        Raises:
+            ImageError: the image is too small or too elongated.
+        """
+        check_size(width, height)
+        if self.resolution == "fixed":
+            return self.image_size, self.image_size
+        unit = self.unit
+        new_w, new_h = (max(unit, round(side / unit) * unit) for side in (width, height))
+        if new_w * new_h > self.max_pixels:
+            shrink = math.sqrt(width * height / self.max_pixels)
+            new_w, new_h = (
+                max(unit, math.floor(side / shrink / unit) * unit) for side in (width, height)
+            )
+            # A side that could not shrink below one unit leaves the other too long.
+            longest = self.max_pixels // unit // unit * unit
+            new_w, new_h = (min(side, longest) for side in (new_w, new_h))
+        elif new_w * new_h < self.min_pixels:
+            grow = math.sqrt(self.min_pixels / (width * height))
+            new_w, new_h = (math.ceil(side * grow / unit) * unit for side in (width, height))
+            if new_w * new_h > self.max_pixels:
+                raise ImageError(
+                    f"The image of {width}x{height} pixels fits no size between min_pixels "
+                    f"{self.min_pixels} and max_pixels {self.max_pixels}."
+                )
+        return new_w, new_h
+
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        """Patch grid (h, w), rows first, of an image of width x height pixels.
+
+        Raises:
+            ImageError: the image is too small or too elongated.
+        """
+        new_w, new_h = self.resized(width, height)
+        return new_h // self.patch_size, new_w // self.patch_size
+
+    def num_tokens(self, width: int, height: int) -> int:
+        """LLM tokens that an image of width x height pixels becomes.
+
+        Raises:
+            ImageError: the image is too small or too elongated.
+        """
+        h, w = self.grid(width, height)
+        return h * w // self.merge_size**2
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse what has too little to show or is too elongated.
+
+    Raises:
+        ImageError: a side is under ``MIN_SIDE`` or the aspect ratio over ``MAX_ASPECT_RATIO``.
+    """
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(
+            f"The image is {width}x{height} pixels; each side must have at least {MIN_SIDE}."
+        )
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise ImageError(
+            f"The image is {width}x{height} pixels; its aspect ratio must not exceed "
+            f"{MAX_ASPECT_RATIO}."
+        )
+
+
+def preprocess(image: Image.Image, settings: ImageSettings) -> Float32Array:
+    """Pixels as the model takes them.
+
+    Args:
+        image: any mode; converted to RGB.
+        settings: the checkpoint's image settings.
+
+    Returns:
+        float32 (3, H, W), normalised; H and W are multiples of the patch size.
+
+    Raises:
+        ImageError: the image is too small or too elongated.
+    """
+    size = settings.resized(*image.size)
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if settings.resolution == "fixed":
+        image = _pad_and_resize(image, settings.resize_edge, settings.resample)
+        image = _centre_crop(image, settings.image_size)
+    elif image.size != size:
+        image = image.resize(size, resample=settings.resample)
+    return _normalise(np.asarray(image), settings)
+
+
+def patchify(pixels: Float32Array, patch_size: int) -> Float32Array:
+    """Cut pixels into flattened patches, so that patch embedding is one matrix product.
+
+    Args:
+        pixels: float32 (3, H, W), H and W multiples of ``patch_size``.
+        patch_size: P.
+
+    Returns:
+        float32 (h * w, 3 * P * P), the grid row-major, each patch flattened as (3, P, P).
+    """
+    channels, height, width = pixels.shape
+    h, w = height // patch_size, width // patch_size
+    patches = pixels.reshape(channels, h, patch_size, w, patch_size).transpose(1, 3, 0, 2, 4)
+    return np.ascontiguousarray(patches).reshape(h * w, channels * patch_size * patch_size)
+
+
+def _normalise(rgb: npt.NDArray[np.uint8], settings: ImageSettings) -> Float32Array:
+    """uint8 (H, W, 3) to normalised float32 (3, H, W): one multiplication, one addition."""
+    mean = np.asarray(settings.image_mean, dtype=np.float64)
+    std = np.asarray(settings.image_std, dtype=np.float64)
+    scale = (settings.rescale_factor / std).astype(np.float32)
+    shift = (-mean / std).astype(np.float32)
+    planes = np.empty((3, *rgb.shape[:2]), dtype=np.float32)
+    for channel in range(3):
+        np.multiply(rgb[..., channel], scale[channel], out=planes[channel])
+        planes[channel] += shift[channel]
+    return planes
+
+
+def _pad_and_resize(image: Image.Image, edge: int, resample: int) -> Image.Image:
+    """Centre on a black square and resize it to ``edge``, without ever holding the whole square.
+
+    Pillow resizes rows first, then columns, rounding to 8 bits in between; doing the first pass
+    in bands of rows gives the same bytes.
+    """
+    width, height = image.size
+    side = max(width, height)
+    if width == height:
+        return image if side == edge else image.resize((edge, edge), resample=resample)
+    left, top = (side - width) // 2, (side - height) // 2
+    rows = Image.new("RGB", (edge, side))
+    band = max(1, _CANVAS_PIXELS // side)
+    for start in range(0, height, band):
+        strip = image.crop((0, start, width, min(start + band, height)))
+        if width < side:
+            padded = Image.new("RGB", (side, strip.height))
+            padded.paste(strip, (left, 0))
+            strip = padded
+        rows.paste(strip.resize((edge, strip.height), resample=resample), (0, top + start))
+    return rows.resize((edge, edge), resample=resample)
+
+
+def _centre_crop(image: Image.Image, size: int) -> Image.Image:
+    if image.size == (size, size):
+        return image
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def _side(size: Any) -> int:
+    """A side from ``448``, ``{"shortest_edge": 448}`` or ``{"height": 448, "width": 448}``."""
+    if isinstance(size, int):
+        return size
+    if isinstance(size, dict):
+        sides = {int(v) for k, v in size.items() if k in ("shortest_edge", "height", "width") and v}
+        if len(sides) == 1:
+            return sides.pop()
+    raise ConfigError(f"preprocessor_config.json gives an image size that is no square: {size!r}.")
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    if len(values) != 3:
+        raise ConfigError(f"image_mean and image_std need three values, not {len(values)}.")
+    red, green, blue = (float(v) for v in values)
+    return red, green, blue
