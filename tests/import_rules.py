@@ -1,0 +1,105 @@
+"""The arrows of the house, as a table, and a checker that reads source without running it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("model_plugin", "vora_serve", "loadtest")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Modules at or below ``where``, except ``but``, import nothing at or below ``never``."""
+
+    where: str
+    never: tuple[str, ...]
+    but: tuple[str, ...] = ()
+
+
+RULES = (
+    Rule("model_plugin", ("vora_serve", "loadtest", "tests")),
+    Rule("vora_serve", ("loadtest", "tests")),
+    Rule("vora_serve.gateway", ("torch", "vllm", "transformers", "model_plugin")),
+    Rule("vora_serve.gateway", ("vora_serve.training",)),
+    Rule("model_plugin", ("vllm",), but=("model_plugin.engine",)),
+    Rule("vora_serve", ("vllm",), but=("vora_serve.engine",)),
+    Rule("model_plugin.images", ("torch", "transformers", "vllm")),
+    Rule("loadtest", ("torch", "transformers", "vllm", "model_plugin", "vora_serve", "tests")),
+)
+
+
+def below(name: str, top: str) -> bool:
+    """Whether dotted ``name`` is ``top`` or lies inside it."""
+    return name == top or name.startswith(top + ".")
+
+
+def module_name(path: Path) -> str:
+    """Dotted name of a source file of this checkout; a package for its ``__init__.py``."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def sources() -> list[Path]:
+    """Every Python file of the packages."""
+    return sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+
+
+def imports(source: str, module: str, is_package: bool = False) -> Iterator[tuple[int, str]]:
+    """(line, dotted target) of each import anywhere in ``source``, relative ones resolved.
+
+    ``from a import b`` gives ``a.b``, since ``b`` may be a module. ``import_module("a")`` and
+    ``__import__("a")`` with a literal count as well.
+    """
+    package = module if is_package else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")
+            base = base[: len(base) - (node.level - 1)] if node.level else []
+            start = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node.lineno, f"{start}.{alias.name}"
+        elif isinstance(node, ast.Call) and node.args:
+            function = node.func
+            name = function.attr if isinstance(function, ast.Attribute) else None
+            name = function.id if isinstance(function, ast.Name) else name
+            first = node.args[0]
+            if (
+                name in {"import_module", "__import__"}
+                and isinstance(first, ast.Constant)
+                and isinstance(first.value, str)
+            ):
+                yield node.lineno, first.value
+
+
+def violations(source: str, module: str, is_package: bool = False) -> list[str]:
+    """One sentence for each import in ``source`` that an arrow or a leading underscore forbids."""
+    found = []
+    for line, target in imports(source, module, is_package):
+        for rule in RULES:
+            if below(module, rule.where) and not any(below(module, b) for b in rule.but):
+                found += [
+                    f"{module}:{line} imports {target}, which {rule.where} may not"
+                    for never in rule.never
+                    if below(target, never)
+                ]
+        parts = target.split(".")
+        if parts[0] not in PACKAGES:
+            continue
+        for at, part in enumerate(parts):
+            private = part.startswith("_") and not part.startswith("__")
+            if private and not below(module, _package_of(".".join(parts[:at]))):
+                found.append(f"{module}:{line} imports {target}, private to its package")
+    return found
+
+
+def _package_of(name: str) -> str:
+    """The package that ``name`` is, or that the module ``name`` stands in."""
+    is_package = ROOT.joinpath(*name.split(".")).is_dir()
+    return name if is_package else name.rpartition(".")[0]
