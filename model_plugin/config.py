@@ -48,8 +48,11 @@ class VoRAConfig(PreTrainedConfig):
             at every size.
         image_token_id: token id of ``<|image_pad|>``; None when the checkpoint does not say (then
             the tokenizer does).
-        lora: ``{"r": rank, "layers": N_vit, "target_modules": [...]}`` as the released code writes
-            it; ``r`` of -1 or 0 means merged.
+        lora: ``{"r": rank, "layers": N_vit or "all", "target_modules": [...]}`` as the released
+            code writes it; ``r`` of -1 or 0 means merged.
+        extra_biases: linear layers of the LLM that have a bias which its architecture does not
+            know, as ``model.layers.0.mlp.down_proj``. Released checkpoints do not list them; whoever
+            loads one finds them among its tensors.
         aux_vision: name of the teacher that a pretraining checkpoint carries, or "".
         skip_aux_cls: whether the teacher's class token is left out of distillation.
         **kwargs: the LLM's keys (``hidden_size``, ``num_hidden_layers``, ``rope_theta``, ...).
@@ -71,6 +74,7 @@ class VoRAConfig(PreTrainedConfig):
     position_mode: str = "released"
     image_token_id: int | None = None
     lora: dict | None = None
+    extra_biases: list[str] | None = None
     aux_vision: str | None = ""
     skip_aux_cls: bool = False
     tie_word_embeddings: bool = False
@@ -142,6 +146,16 @@ class VoRAConfig(PreTrainedConfig):
     def is_merged(self) -> bool:
         """Whether the weights hold no separate LoRA factors."""
         return not self.lora or int(self.lora.get("r", -1)) <= 0
+
+    @property
+    def lora_modules(self) -> frozenset[str]:
+        """Names, without ``.weight``, of the LLM's layers that have separate LoRA factors."""
+        if self.is_merged or self.lora is None:
+            return frozenset()
+        layers = self.lora.get("layers", "all")
+        count = self.num_hidden_layers if layers == "all" else int(layers)
+        targets = self.lora.get("target_modules") or LINEAR_LAYERS
+        return frozenset(f"llm.model.layers.{i}.{name}" for i in range(count) for name in targets)
 
     def llm_config(self) -> PreTrainedConfig:
         """The configuration of the inner LLM alone, an instance of its own transformers class."""

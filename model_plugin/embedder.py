@@ -109,9 +109,12 @@ class VoRAVisionEmbedding(nn.Module):
         return resized.type_as(learned).flatten(2)[0].T
 
     def _unshuffle(self, features: torch.Tensor, h: int, w: int) -> torch.Tensor:
-        """Fold m x m neighbours into one row: (h * w, C) to (h * w / m**2, m * m * C)."""
+        """Fold m x m neighbours into one row: (h * w, C) to (h * w / m**2, C * m * m).
+
+        Channels outermost, as in ``torch.nn.functional.pixel_unshuffle``.
+        """
         m = self.merge_size
         if h % m or w % m:
             raise ValueError(f"A grid of {h}x{w} patches does not divide into {m}x{m} blocks.")
-        blocks = features.view(h // m, m, w // m, m, -1).transpose(1, 2)
+        blocks = features.view(h // m, m, w // m, m, -1).permute(0, 2, 4, 1, 3)
         return blocks.reshape(h * w // m**2, -1)

@@ -4,6 +4,7 @@ One plain transformers LLM, a patch embedder, and the attention rule as a dense 
 are those of the released layout (``llm.model.*``, ``llm.lm_head.*``, ``vision_embedding.*``).
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from model_plugin.checkpoint import Checkpoint
 from model_plugin.config import VoRAConfig
 from model_plugin.embedder import Patchifier, RMSNorm, VoRAVisionEmbedding
 from model_plugin.errors import PlaceholderError
@@ -22,7 +24,7 @@ class VoRAForCausalLM(PreTrainedModel, GenerationMixin):
 
     Args:
         config: the model's configuration. Its ``image_token_id`` must be set before images are
-            given; ``model_plugin.checkpoint.load_model`` takes it from the tokenizer.
+            given; ``from_pretrained`` takes it from the tokenizer where a checkpoint does not say.
     """
 
     config: VoRAConfig
@@ -38,10 +40,44 @@ class VoRAForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: VoRAConfig) -> None:
         super().__init__(config)
         self.llm = AutoModelForCausalLM.from_config(config.llm_config())
+        for name in config.extra_biases or []:
+            layer = self.llm.get_submodule(name)
+            layer.bias = nn.Parameter(torch.zeros(layer.out_features))
         self.vision_embedding = VoRAVisionEmbedding(config)
         if config.tie_word_embeddings:
             self._tied_weights_keys = {"llm.lm_head.weight": "llm.model.embed_tokens.weight"}
         self.post_init()
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
+    ) -> "VoRAForCausalLM":
+        """Load a checkpoint in any released layout, as a merged model.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a hub id.
+            *args, **kwargs: as in transformers.
+
+        Raises:
+            CheckpointError: it is no VoRA checkpoint, or tensors are unknown, missing or misshapen.
+            ConfigError: its configuration is wrong.
+        """
+        hub = {
+            key: kwargs[key]
+            for key in ("revision", "cache_dir", "token", "local_files_only")
+            if kwargs.get(key) is not None
+        }
+        checkpoint = Checkpoint.open(
+            pretrained_model_name_or_path, config=kwargs.pop("config", None), **hub
+        )
+        checkpoint.check()
+        config = checkpoint.config
+        if checkpoint.layout == "pretraining":
+            merged = dict(checkpoint.tensors())
+            config.lora = (config.lora or {}) | {"r": -1}
+            config.aux_vision = ""
+            return super().from_pretrained(None, *args, config=config, state_dict=merged, **kwargs)
+        return super().from_pretrained(checkpoint.path, *args, config=config, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
