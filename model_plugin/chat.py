@@ -139,6 +139,6 @@ def _without_added_tokens(backend: Tokenizer) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(description))
 
 
-def takes_list_content(template: str | None) -> bool:
+def takes_list_content(template: str) -> bool:
     """Whether a chat template places images itself, from content given as a list of parts."""
-    return template is not None and bool(re.search(r"['\"](image|image_url)['\"]", template))
+    return bool(re.search(r"['\"](image|image_url)['\"]", template))

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from model_plugin.config import VoRAConfig
@@ -98,7 +98,7 @@ class Checkpoint:
 
     @property
     def extra_biases(self) -> list[str]:
-        """The LLM's layers with a bias that its architecture does not know (``model.layers...``)."""
+        """Layers of the LLM with a bias that its architecture lacks (``model.layers...``)."""
         names = [
             name.removeprefix("llm.").removesuffix(".bias")
             for name in self.files
@@ -198,9 +198,7 @@ def expected_shapes(config: VoRAConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def merge_lora(
-    stream: TensorStream, modules: Iterable[str]
-) -> Iterator[tuple[str, torch.Tensor]]:
+def merge_lora(stream: TensorStream, modules: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
     """Fold LoRA factors into their base weights: W + B A (the released scale is 1).
 
     The product is accumulated in float32 and returned in the dtype of W.

@@ -51,8 +51,8 @@ class VoRAConfig(PreTrainedConfig):
         lora: ``{"r": rank, "layers": N_vit or "all", "target_modules": [...]}`` as the released
             code writes it; ``r`` of -1 or 0 means merged.
         extra_biases: linear layers of the LLM that have a bias which its architecture does not
-            know, as ``model.layers.0.mlp.down_proj``. Released checkpoints do not list them; whoever
-            loads one finds them among its tensors.
+            know, as ``model.layers.0.mlp.down_proj``. Released checkpoints do not list them;
+            whoever loads one finds them among its tensors.
         aux_vision: name of the teacher that a pretraining checkpoint carries, or "".
         skip_aux_cls: whether the teacher's class token is left out of distillation.
         **kwargs: the LLM's keys (``hidden_size``, ``num_hidden_layers``, ``rope_theta``, ...).
@@ -84,7 +84,9 @@ class VoRAConfig(PreTrainedConfig):
         # The LLM's config class supplies the defaults of its keys and standardises them (rotary
         # parameters, layer types); readers such as vLLM then find the LLM's attributes right here.
         llm = _llm_config_class(self.llm_model_type)(
-            tie_word_embeddings=self.tie_word_embeddings, dtype=self.dtype, **kwargs
+            tie_word_embeddings=self.tie_word_embeddings,
+            dtype=getattr(self, "dtype", None),
+            **kwargs,
         )
         own = set(self._own_keys())
         for key, value in llm.to_dict().items():

@@ -22,4 +22,4 @@ class PlaceholderError(VoRAError, ValueError):
 
 
 class SplitSpanError(VoRAError, RuntimeError):
-    """An image span would be computed in part: its tokens attend to each other, so it must be whole."""
+    """An image span would be computed in part, but its tokens attend to each other."""

@@ -85,7 +85,11 @@ def export_checkpoint(
 
 
 def merge_checkpoint(
-    source: str | Path, out: str | Path, *, dtype: torch.dtype | None = None, overwrite: bool = False
+    source: str | Path,
+    out: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Merge a pretraining checkpoint's LoRA factors and export the result, a tensor at a time.
 
@@ -153,7 +157,7 @@ def _write_weights(
     if len(shards) == 1:
         _shard(folder, 0).rename(folder / "model.safetensors")
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for index, names in enumerate(shards):
         file = f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
         _shard(folder, index).rename(folder / file)

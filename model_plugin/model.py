@@ -1,7 +1,7 @@
 """The Hugging Face side of VoRA: training, reference and `generate`.
 
-One plain transformers LLM, a patch embedder, and the attention rule as a dense mask. Parameter names
-are those of the released layout (``llm.model.*``, ``llm.lm_head.*``, ``vision_embedding.*``).
+One plain transformers LLM, a patch embedder, and the attention rule as a dense mask. Parameters are
+named as in the released layout (``llm.model.*``, ``llm.lm_head.*``, ``vision_embedding.*``).
 """
 
 from pathlib import Path
@@ -49,7 +49,7 @@ class VoRAForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
     ) -> "VoRAForCausalLM":
         """Load a checkpoint in any released layout, as a merged model.
@@ -264,7 +264,7 @@ class VoRAForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids: torch.Tensor | None = None,
         **model_kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Repeat prompts for several answers each; images are not a batch dimension of their own."""
+        """Repeat prompts for several answers each; images are no batch dimension."""
         images = {k: model_kwargs.pop(k, None) for k in ("pixel_values", "image_grid_hw")}
         if images["pixel_values"] is not None and expand_size > 1:
             raise ValueError(

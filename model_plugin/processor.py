@@ -123,6 +123,8 @@ class VoRAProcessor(ProcessorMixin):
         CheckpointError: the tokenizer has no ``<|image_pad|>``.
     """
 
+    chat_template: str
+
     def __init__(
         self,
         image_processor: VoRAImageProcessor,
@@ -133,9 +135,9 @@ class VoRAProcessor(ProcessorMixin):
         self.tokenizer = tokenizer
         self.image_token = IMAGE_TOKEN
         self.image_token_id = image_token_id(tokenizer)
-        self.chat_template = (
-            chat_template if takes_list_content(chat_template) else DEFAULT_CHAT_TEMPLATE
-        )
+        if chat_template is None or not takes_list_content(chat_template):
+            chat_template = DEFAULT_CHAT_TEMPLATE
+        self.chat_template = chat_template
 
     @property
     def settings(self) -> ImageSettings:
@@ -147,7 +149,7 @@ class VoRAProcessor(ProcessorMixin):
         """Names of what ``__call__`` returns."""
         return ["input_ids", "attention_mask", *VoRAImageProcessor.model_input_names]
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         images: ImageInput | Sequence[ImageInput] | Sequence[Sequence[ImageInput]] | None = None,
         text: str | Sequence[str] | None = None,
@@ -181,7 +183,7 @@ class VoRAProcessor(ProcessorMixin):
         ids = [self._encode_chunks(chunks) for chunks in marked]
         return self._finish(ids, flat, padding, padding_side, return_tensors, image_kwargs)
 
-    def apply_chat_template(  # type: ignore[override]
+    def apply_chat_template(
         self,
         conversation: Conversation | list[Conversation],
         chat_template: str | None = None,
@@ -266,9 +268,7 @@ class VoRAProcessor(ProcessorMixin):
             expanded += [token] * (next(remaining) if token == self.image_token_id else 1)
         return expanded
 
-    def save_pretrained(  # type: ignore[override]
-        self, save_directory: str | Path, **kwargs: Any
-    ) -> list[str]:
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> list[str]:
         """Write tokenizer, image settings and chat template in the released layout."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
@@ -279,9 +279,7 @@ class VoRAProcessor(ProcessorMixin):
         return [*written, str(folder / PREPROCESSOR_FILE), str(folder / "chat_template.jinja")]
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
-    ) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
         """Load the processor of a checkpoint, a folder or a hub id.
 
         Args:

@@ -69,7 +69,9 @@ def spans_from_lengths(mask: torch.Tensor, lengths: Sequence[int]) -> list[Span]
     return spans
 
 
-def block_ids(length: int, spans: Sequence[Span], device: torch.device | None = None) -> torch.Tensor:
+def block_ids(
+    length: int, spans: Sequence[Span], device: torch.device | None = None
+) -> torch.Tensor:
     """Which image each token belongs to.
 
     Args:
