@@ -1,0 +1,174 @@
+"""Engine settings that VoRA needs: applied where they are defaults, refused where they conflict."""
+
+from typing import TYPE_CHECKING
+
+from vllm.logger import init_logger
+from vllm.model_executor.models.config import VerifyAndUpdateConfig
+
+from model_plugin.config import VoRAConfig
+from model_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig, VllmConfig
+
+logger = init_logger(__name__)
+
+SCHEDULER = "model_plugin.engine.scheduler.make_scheduler"
+#: Speculative decoding that needs no second model: a draft model would see no images.
+SPECULATIVE_METHODS = ("ngram", "ngram_gpu")
+
+
+class VoRAEngineConfig(VerifyAndUpdateConfig):
+    """vLLM's hook for the architecture; runs once in the process that parses the settings."""
+
+    @staticmethod
+    def verify_and_update_model_config(model_config: "ModelConfig") -> None:
+        """Settings of the model, before the engine's are known.
+
+        Raises:
+            ConfigError: a setting cannot work with this architecture.
+        """
+        from vllm.tokenizers.registry import cached_tokenizer_from_config
+
+        from model_plugin.engine.registration import TOKENIZER_MODE
+        from model_plugin.processor import image_token_id
+
+        config = _vora_config(model_config)
+        if model_config.tokenizer_mode not in ("auto", "hf", TOKENIZER_MODE):
+            raise ConfigError(
+                f"--tokenizer-mode {model_config.tokenizer_mode} does not work with VoRA; leave it "
+                "out."
+            )
+        # Chat through this renderer only: it keeps what users write from becoming control tokens.
+        model_config.tokenizer_mode = TOKENIZER_MODE
+        if model_config.skip_tokenizer_init:
+            raise ConfigError("--skip-tokenizer-init does not work with VoRA; leave it out.")
+        if model_config.enable_prompt_embeds:
+            raise ConfigError("--enable-prompt-embeds does not work with VoRA; leave it out.")
+        multimodal = model_config.multimodal_config
+        if multimodal is not None:
+            if multimodal.enable_mm_embeds:
+                raise ConfigError("--enable-mm-embeds does not work with VoRA; leave it out.")
+            # Pillow's own conversion to RGB, as the released pipeline has it; vLLM's would paint
+            # a white background under transparency.
+            multimodal.media_io_kwargs.setdefault("image", {}).setdefault("image_mode", None)
+        if config.is_mm_prefix_lm and model_config.hf_text_config.sliding_window is not None:
+            raise ConfigError(
+                "The checkpoint uses a sliding window, which cuts image spans; set "
+                "use_sliding_window to false in its config.json."
+            )
+        if config.image_token_id is None:
+            config.image_token_id = image_token_id(cached_tokenizer_from_config(model_config))
+        # Cascade attention would treat a shared image as a causal prefix.
+        model_config.disable_cascade_attn = True
+
+    @staticmethod
+    def verify_and_update_config(vllm_config: "VllmConfig") -> None:
+        """Settings of the engine.
+
+        Raises:
+            ConfigError: a setting cannot work with image spans; names the flag to change.
+        """
+        model_config = vllm_config.model_config
+        _vora_config(model_config)
+        if not model_config.is_mm_prefix_lm:
+            return
+        _refuse_what_cuts_spans(vllm_config)
+        scheduler = vllm_config.scheduler_config
+        if scheduler.scheduler_cls not in (None, SCHEDULER):
+            raise ConfigError(
+                "--scheduler-cls cannot be chosen with VoRA, whose own scheduler keeps images "
+                "whole; leave it out."
+            )
+        scheduler.scheduler_cls = SCHEDULER
+        scheduler.disable_chunked_mm_input = True
+        if scheduler.long_prefill_token_threshold:
+            logger.warning(
+                "--long-prefill-token-threshold is ignored: a chunk smaller than an image would "
+                "never be scheduled."
+            )
+            scheduler.long_prefill_token_threshold = 0
+        _make_room_for_an_image(vllm_config)
+
+
+def _vora_config(model_config: "ModelConfig") -> VoRAConfig:
+    config = model_config.hf_config
+    if not isinstance(config, VoRAConfig):
+        raise ConfigError(
+            f"{model_config.model} names the architecture VoRAForCausalLM, but its config.json has "
+            f'the model_type {config.model_type!r} where "vora" is expected.'
+        )
+    return config
+
+
+def _refuse_what_cuts_spans(vllm_config: "VllmConfig") -> None:
+    parallel = vllm_config.parallel_config
+    speculative = vllm_config.speculative_config
+    if parallel.prefill_context_parallel_size > 1 or parallel.decode_context_parallel_size > 1:
+        raise ConfigError(
+            "Context parallelism splits images across devices; leave out "
+            "--prefill-context-parallel-size and --decode-context-parallel-size."
+        )
+    if parallel.use_ubatching:
+        raise ConfigError(
+            "Microbatching splits images across batches; leave out --enable-dbo and --ubatch-size."
+        )
+    if speculative is not None and speculative.method not in SPECULATIVE_METHODS:
+        raise ConfigError(
+            f"Speculative decoding by {speculative.method!r} does not work with VoRA; use "
+            f"{' or '.join(SPECULATIVE_METHODS)} in --speculative-config."
+        )
+
+
+def _make_room_for_an_image(vllm_config: "VllmConfig") -> None:
+    """See that a step holds the largest image beside every running request.
+
+    Running requests are scheduled first; with less room, an image could wait behind them forever.
+    """
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    model_config, scheduler = vllm_config.model_config, vllm_config.scheduler_config
+    info = MULTIMODAL_REGISTRY.get_processing_info(model_config)
+    limits = info.get_mm_max_tokens_per_item(model_config.max_model_len, {"image": 1})
+    largest = limits["image"]
+    running = scheduler.max_num_seqs * (1 + vllm_config.num_speculative_tokens)
+    required = largest + running
+    explanation = (
+        f"an image of up to {largest} tokens and {running} tokens of running requests "
+        f"(--max-num-seqs {scheduler.max_num_seqs}) must fit in one step"
+    )
+    if scheduler.max_num_scheduled_tokens and scheduler.max_num_scheduled_tokens < required:
+        raise ConfigError(
+            f"--max-num-scheduled-tokens {scheduler.max_num_scheduled_tokens} is too small: "
+            f"{explanation}; set it to at least {required}, or lower --max-num-seqs or max_pixels "
+            "in --mm-processor-kwargs."
+        )
+    budget = scheduler.max_num_batched_tokens
+    if budget >= required:
+        return
+    if budget not in _default_budgets(vllm_config, largest):
+        raise ConfigError(
+            f"--max-num-batched-tokens {budget} is too small: {explanation}; set it to at least "
+            f"{required}, or lower --max-num-seqs or max_pixels in --mm-processor-kwargs."
+        )
+    logger.info("Raising max_num_batched_tokens from %d to %d: %s.", budget, required, explanation)
+    scheduler.max_num_batched_tokens = required
+    scheduler.max_num_encoder_input_tokens = required
+    scheduler.encoder_cache_size = required
+
+
+def _default_budgets(vllm_config: "VllmConfig", largest: int) -> set[int]:
+    """Values of ``max_num_batched_tokens`` that vLLM may have chosen itself.
+
+    By the time the hook runs, vLLM no longer says whether the user gave the flag.
+    """
+    from vllm.engine.arg_utils import EngineArgs
+
+    parallel = vllm_config.parallel_config
+    world = parallel.pipeline_parallel_size * parallel.tensor_parallel_size
+    batched, _ = EngineArgs.get_batch_defaults(world)
+    scheduler = vllm_config.scheduler_config
+    chosen = {*batched.values(), scheduler.DEFAULT_MAX_NUM_BATCHED_TOKENS, largest}
+    # Throughput mode doubles the default; a short context caps it.
+    chosen |= {2 * value for value in chosen}
+    return chosen | {scheduler.max_num_seqs * vllm_config.model_config.max_model_len}

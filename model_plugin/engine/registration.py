@@ -1,0 +1,47 @@
+"""Teaching vLLM the architecture: what the ``vllm.general_plugins`` entry point does.
+
+vLLM calls it in every process that it starts. Each hook takes a name, not a class, so that nothing
+is imported before it is used.
+"""
+
+from model_plugin.engine.compat import mark_cpu_build, require_vllm
+
+ARCHITECTURE = "VoRAForCausalLM"
+#: Tokenizer and renderer mode: an ordinary tokenizer, chat rendering that keeps text text.
+TOKENIZER_MODE = "vora"
+
+_registered = False
+
+
+def register() -> None:
+    """Register model, configuration hook, attention and chat rendering. Safe to call again.
+
+    Raises:
+        ConfigError: the installed vLLM is not of a release that the plugin knows.
+    """
+    global _registered
+    if _registered:
+        return
+    mark_cpu_build()
+    require_vllm()
+
+    from vllm.model_executor.models import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+    from vllm.renderers.registry import RENDERER_REGISTRY
+    from vllm.tokenizers.registry import TokenizerRegistry
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+
+    from model_plugin.engine.config_hook import VoRAEngineConfig
+
+    ModelRegistry.register_model(
+        ARCHITECTURE, "model_plugin.engine.model:VoRAForConditionalGeneration"
+    )
+    MODELS_CONFIG_MAP[ARCHITECTURE] = VoRAEngineConfig
+    # Other models keep the stock behaviour: the backend looks at the model that it serves.
+    register_backend(
+        AttentionBackendEnum.CPU_ATTN,
+        "model_plugin.engine.attention_cpu.SpanCPUAttentionBackend",
+    )
+    TokenizerRegistry.register(TOKENIZER_MODE, "vllm.tokenizers.hf", "CachedHfTokenizer")
+    RENDERER_REGISTRY.register(TOKENIZER_MODE, "model_plugin.engine.renderer", "VoRARenderer")
+    _registered = True
