@@ -159,8 +159,11 @@ class VoRAConfig(PreTrainedConfig):
         targets = self.lora.get("target_modules") or LINEAR_LAYERS
         return frozenset(f"llm.model.layers.{i}.{name}" for i in range(count) for name in targets)
 
-    def llm_config(self) -> PreTrainedConfig:
-        """The configuration of the inner LLM alone, an instance of its own transformers class."""
+    def inner_config(self) -> PreTrainedConfig:
+        """The configuration of the inner LLM alone, an instance of its own transformers class.
+
+        It is not called ``llm_config``: vLLM takes an attribute of that name for a sub-config.
+        """
         own = set(self._own_keys())
         keys = {
             key: value

@@ -39,7 +39,7 @@ class VoRAForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: VoRAConfig) -> None:
         super().__init__(config)
-        self.llm = AutoModelForCausalLM.from_config(config.llm_config())
+        self.llm = AutoModelForCausalLM.from_config(config.inner_config())
         for name in config.extra_biases or []:
             layer = self.llm.get_submodule(name)
             layer.bias = nn.Parameter(torch.zeros(layer.out_features))

@@ -78,7 +78,7 @@ class VoRAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, 
         with self._mark_language_model(vllm_config):
             self.llm = init_vllm_registered_model(
                 vllm_config=vllm_config,
-                hf_config=config.llm_config(),
+                hf_config=config.inner_config(),
                 prefix=maybe_prefix(prefix, "llm"),
             )
         self.make_empty_intermediate_tensors = self.llm.make_empty_intermediate_tensors
@@ -132,7 +132,9 @@ class VoRAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, 
 
     def get_mm_mapping(self) -> MultiModelKeys:
         """Which modules are the LLM and which see; LoRA adapters go to the LLM only."""
-        return MultiModelKeys.from_string_field(language_model="llm", tower_model="vision_embedding")
+        return MultiModelKeys.from_string_field(
+            language_model="llm", tower_model="vision_embedding"
+        )
 
 
 def require_spans(model: nn.Module) -> None:

@@ -212,8 +212,7 @@ def _as_strings(messages: Messages) -> Messages:
         content = message["content"]
         if isinstance(content, list):
             content = "".join(
-                IMAGE_TOKEN if part["type"] == "image" else part.get("text", "")
-                for part in content
+                IMAGE_TOKEN if part["type"] == "image" else part.get("text", "") for part in content
             )
         flat.append(message | {"content": content})
     return flat

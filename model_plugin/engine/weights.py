@@ -95,9 +95,7 @@ class _Loading:
             if name.startswith("llm.") and name.endswith(".bias"):
                 if not self._load_bias(name, tensor):
                     self.unknown.add(name)
-            elif name in self.expected:
-                yield name, tensor
-            elif self.quantized and part_of(name) == "llm":
+            elif name in self.expected or (self.quantized and part_of(name) == "llm"):
                 yield name, tensor
             elif not (self.tied and name == "llm.lm_head.weight"):
                 self.unknown.add(name)
