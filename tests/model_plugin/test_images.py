@@ -1,0 +1,230 @@
+"""Geometry and pixels, against the released outputs and the oracle's own pipeline."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from model_plugin import images
+from model_plugin.errors import ConfigError, ImageError
+from model_plugin.images import ImageSettings, patchify, preprocess
+from tests.checkpoints import FIXTURES
+from tests.model_plugin.conftest import noise_image, open_image
+from tests.oracle import Oracle
+
+RELEASED = json.loads((FIXTURES / "merged" / "preprocessor_config.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Oracle:
+    return Oracle(FIXTURES / "merged")
+
+
+def judge(oracle: Oracle, data: dict[str, Any], merge: int = 1) -> Oracle:
+    """The oracle with another preprocessor_config.json."""
+    other = Oracle.__new__(Oracle)
+    other.__dict__.update(oracle.__dict__)
+    other.preprocessor, other.merge = data, merge
+    other.resolution = data.get("resolution", "fixed")
+    return other
+
+
+def read(data: dict[str, Any], merge: int = 1) -> ImageSettings:
+    return ImageSettings.from_dict(data, patch_size=14, merge_size=merge)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "resolution", "grid"),
+    [
+        ("one_image", "a.png", "fixed", (8, 8)),
+        ("native_large", "native_large.png", "native", (9, 14)),
+    ],
+)
+def test_released_pixels(name: str, file: str, resolution: str, grid: tuple[int, int]) -> None:
+    expected = np.load(FIXTURES / "expected" / f"{name}.npz")["pixels"][0]
+    chosen = read(RELEASED | {"resolution": resolution})
+    image = open_image(file)
+    pixels = preprocess(image, chosen)
+    assert pixels.dtype == np.float32
+    assert pixels.shape == expected.shape == (3, grid[0] * 14, grid[1] * 14)
+    assert np.abs(pixels - expected).mean() < 1e-6
+    assert chosen.grid(*image.size) == grid
+    assert chosen.num_tokens(*image.size) == grid[0] * grid[1]
+
+
+@pytest.mark.parametrize("size", [(2, 3), (90, 31), (31, 90), (112, 112), (300, 299), (57, 2000)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"size": {"shortest_edge": 126}},  # resized larger, then cropped at the centre
+        {"size": {"height": 224, "width": 224}, "crop_size": 224},
+        {"size": 56, "crop_size": {"height": 56, "width": 56}, "resample": 2},
+        {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "rescale_factor": 0.01},
+    ],
+)
+def test_fixed_pixels(oracle: Oracle, size: tuple[int, int], change: dict[str, Any]) -> None:
+    data = RELEASED | change
+    image = noise_image(*size)
+    got, want = preprocess(image, read(data)), judge(oracle, data).pixels(image)
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1", "CMYK", "I", "F"])
+@pytest.mark.parametrize("resolution", ["fixed", "native"])
+def test_every_mode_of_image(oracle: Oracle, mode: str, resolution: str) -> None:
+    image = noise_image(75, 50).convert(mode)
+    data = RELEASED | {"resolution": resolution}
+    assert np.abs(preprocess(image, read(data)) - judge(oracle, data).pixels(image)).max() < 1e-5
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(14, 260),
+    st.integers(14, 260),
+    st.sampled_from([1, 2]),
+    st.sampled_from([(3136, 784000), (56 * 56, 120 * 120), (90 * 90, 200 * 200)]),
+)
+def test_native_pixels(
+    oracle: Oracle, width: int, height: int, merge: int, bounds: tuple[int, int]
+) -> None:
+    assume(min(width, height) >= 14 * merge)
+    low, high = bounds
+    data = RELEASED | {"resolution": "native", "min_pixels": low, "max_pixels": high}
+    image = noise_image(width, height)
+    got, want = preprocess(image, read(data, merge)), judge(oracle, data, merge).pixels(image)
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() < 1e-5
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([1, 2, 3]), st.data())
+def test_native_geometry(width: int, height: int, merge: int, data: st.DataObject) -> None:
+    """Whatever the image and the bounds: whole units, within bounds, or a refusal."""
+    unit = 14 * merge
+    high = data.draw(st.integers(unit**2, 800_000))
+    low = data.draw(st.integers(0, high))
+    chosen = ImageSettings(resolution="native", merge_size=merge, min_pixels=low, max_pixels=high)
+    try:
+        h, w = chosen.grid(width, height)
+    except ImageError:
+        refused = min(width, height) < 2 or max(width, height) > 200 * min(width, height)
+        assert refused or high < 4 * max(low, unit**2)
+        return
+    assert h % merge == w % merge == 0
+    assert min(h, w) >= merge
+    assert h * w * 14 * 14 <= high
+    assert chosen.num_tokens(width, height) == h * w // merge**2 <= chosen.max_tokens
+
+
+def test_half_units_round_to_even() -> None:
+    chosen = ImageSettings(resolution="native", min_pixels=0)
+    assert chosen.resized(35, 49) == (28, 56)  # 2.5 and 3.5 units
+
+
+def test_max_tokens_is_reached() -> None:
+    assert ImageSettings(image_size=448).max_tokens == 1024 == ImageSettings().num_tokens(4, 700)
+    chosen = ImageSettings(resolution="native", max_pixels=(14 * 20) ** 2)
+    assert chosen.max_tokens == 400 == chosen.num_tokens(4000, 4000)
+    merged = ImageSettings(resolution="native", merge_size=2, max_pixels=(14 * 20) ** 2)
+    assert merged.max_tokens == 100 == merged.num_tokens(4000, 4000)
+
+
+@pytest.mark.parametrize("resolution", ["fixed", "native"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (2, 401), (4000, 19)])
+def test_tiny_and_elongated_images_are_refused(resolution: Any, size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match=f"{size[0]}x{size[1]} pixels"):
+        preprocess(Image.new("RGB", size), ImageSettings(resolution=resolution))
+
+
+@pytest.mark.parametrize("size", [(2, 400), (400, 2), (2, 2), (13, 20)])
+@pytest.mark.parametrize("resolution", ["fixed", "native"])
+def test_the_smallest_and_longest_that_pass(resolution: Any, size: tuple[int, int]) -> None:
+    chosen = ImageSettings(resolution=resolution, image_size=112, resize_edge=112)
+    pixels = preprocess(noise_image(*size), chosen)
+    assert np.isfinite(pixels).all()
+    h, w = chosen.grid(*size)
+    assert pixels.shape == (3, 14 * h, 14 * w)
+
+
+@pytest.mark.parametrize("size", [(500, 77), (77, 500), (400, 399), (113, 112)])
+def test_bands_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    """An image that is padded in several bands comes out as when padded at once."""
+    chosen = ImageSettings(image_size=112, resize_edge=112)
+    at_once = preprocess(noise_image(*size), chosen)
+    for pixels in (1, 1000, 9999):
+        monkeypatch.setattr(images, "_CANVAS_PIXELS", pixels)
+        assert (preprocess(noise_image(*size), chosen) == at_once).all()
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 2, 14]))
+def test_patchify_by_definition(h: int, w: int, patch: int) -> None:
+    pixels = np.random.default_rng(0).normal(size=(3, h * patch, w * patch)).astype(np.float32)
+    patches = patchify(pixels, patch)
+    assert patches.shape == (h * w, 3 * patch * patch)
+    assert patches.dtype == np.float32
+    for row in range(h):
+        for column in range(w):
+            piece = pixels[
+                :, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch
+            ]
+            assert (patches[row * w + column] == piece.ravel()).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"resolution": "native", "min_pixels": 5000, "max_pixels": 90_000},
+        {"size": {"shortest_edge": 126}},
+        {"image_mean": [0.5, 0.4, 0.3], "resample": 2},
+    ],
+)
+@pytest.mark.parametrize("merge", [1, 2])
+def test_settings_survive_writing_and_reading(change: dict[str, Any], merge: int) -> None:
+    chosen = read(RELEASED | change, merge)
+    again = read(json.loads(json.dumps(chosen.to_dict())), merge)
+    image = noise_image(130, 61)
+    assert (preprocess(image, again) == preprocess(image, chosen)).all()
+    assert again.to_dict() == chosen.to_dict()
+
+
+def test_an_absent_resolution_means_fixed_and_missing_bounds_are_the_released_ones() -> None:
+    assert read({"size": 112}).resolution == "fixed"
+    native = read({"resolution": "native"})
+    assert (native.min_pixels, native.max_pixels) == (56 * 56, 14 * 14 * 50 * 80)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"resolution": "dynamic"}, "resolution must be"),
+        ({"do_resize": False}, "do_resize"),
+        ({"do_normalize": False}, "do_normalize"),
+        ({"crop_size": 140}, "crop_size 140"),
+        ({"size": {"height": 112, "width": 224}, "crop_size": None}, "no square"),
+        ({"resolution": "native", "max_pixels": 100}, "max_pixels 100"),
+        ({"resolution": "native", "min_pixels": 9000, "max_pixels": 8000}, "min_pixels 9000"),
+        ({"image_mean": [0.5]}, "three values"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read(RELEASED | change)
+
+
+def test_a_flipped_quirk_is_seen(oracle: Oracle) -> None:
+    """White or cornered padding differs from ours, so the comparisons above can fail."""
+    image = open_image("a.png")
+    got = preprocess(image, read(RELEASED))
+    for padding in ("white", "corner"):
+        other = judge(oracle, RELEASED)
+        other.padding = padding
+        assert np.abs(got - other.pixels(image)).mean() > 0.1
+    assert np.abs(got - judge(oracle, RELEASED).pixels(image)).mean() < 1e-6
