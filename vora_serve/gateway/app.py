@@ -1,0 +1,212 @@
+"""The FastAPI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from vora_serve.errors import NotFoundError, UnavailableError
+from vora_serve.gateway.context import SCOPE_KEY
+from vora_serve.gateway.generation import GenerationResponse
+from vora_serve.gateway.images import Resolver
+from vora_serve.gateway.metrics import CONTENT_TYPE
+from vora_serve.gateway.middleware import AuthMiddleware, ContextMiddleware, as_api_error
+from vora_serve.gateway.openapi import (
+    ModelCard,
+    ModelList,
+    definitions,
+    error_responses,
+    request_body,
+)
+from vora_serve.gateway.schemas import Kind
+from vora_serve.gateway.settings import Settings
+from vora_serve.gateway.state import GatewayState
+
+DESCRIPTION = "An OpenAI-compatible gateway in front of VoRA models served by vLLM."
+
+
+def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
+    """The gateway's ASGI application.
+
+    Args:
+        settings: The settings tree; engines are ``settings.upstreams``.
+        resolver: Name resolution for images; the operating system's where absent.
+
+    Raises:
+        ConfigurationError: a key file, a rate limit or an upstream's URL is wrong.
+    """
+    state = GatewayState(settings, resolver)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await state.start()
+        try:
+            yield
+        finally:
+            await state.stop()
+
+    middleware = [
+        Middleware(
+            ContextMiddleware,
+            metrics=state.metrics,
+            trusted_proxies=settings.server.trusted_proxies,
+        ),
+        Middleware(AuthMiddleware, keys=state.keys, protect_metrics=settings.auth.protect_metrics),
+    ]
+    if settings.server.cors_origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=settings.server.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["x-request-id", "x-vora-dropped-fields", "retry-after"],
+        )
+        middleware.insert(1, cors)  # preflights carry no key
+    docs = settings.server.docs
+    app = FastAPI(
+        title="vora-serve",
+        description=DESCRIPTION,
+        version="1",
+        lifespan=lifespan,
+        middleware=middleware,
+        docs_url="/docs" if docs else None,
+        openapi_url="/openapi.json" if docs else None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    # Starlette's own handler would answer before the outermost layer sees the error.
+    app.add_exception_handler(HTTPException, _raise_on)
+    app.state.gateway = state
+    _add_generation(app, state)
+    _add_models(app, state)
+    _add_operations(app, state)
+    _complete_openapi(app)
+    return app
+
+
+async def _raise_on(_: Request, error: Exception) -> Response:
+    raise as_api_error(error)
+
+
+def _add_generation(app: FastAPI, state: GatewayState) -> None:
+    kinds: list[tuple[str, Kind, str]] = [
+        ("/v1/chat/completions", "chat", "Continue a chat, with images."),
+        ("/v1/completions", "completion", "Continue a raw prompt."),
+        ("/v1/responses", "response", "Answer an input, statelessly."),
+    ]
+    for path, kind, summary in kinds:
+
+        def handler(kind: Kind = kind) -> Any:
+            async def generate() -> Response:
+                return GenerationResponse(kind, state)
+
+            return generate
+
+        app.add_api_route(
+            path,
+            handler(),
+            methods=["POST"],
+            summary=summary,
+            operation_id=f"create_{kind}",
+            response_class=JSONResponse,
+            responses={
+                200: {
+                    "description": "The answer, or a stream of events.",
+                    "content": {
+                        "application/json": {"schema": {"type": "object"}},
+                        "text/event-stream": {"schema": {"type": "string"}},
+                    },
+                },
+                **error_responses(400, 401, 403, 404, 408, 413, 415, 429, 500, 502, 503, 504),
+            },
+            openapi_extra=request_body(kind),
+        )
+
+
+def _card(name: str, card: dict[str, Any]) -> dict[str, Any]:
+    """What is told of a model: not the path that the engine names as its root."""
+    length = card.get("max_model_len")
+    created = card.get("created")
+    return {
+        "id": name,
+        "object": "model",
+        "created": created if isinstance(created, int) else 0,
+        "owned_by": "vora-serve",
+        "max_model_len": length if isinstance(length, int) else None,
+    }
+
+
+def _add_models(app: FastAPI, state: GatewayState) -> None:
+    def visible(request: Request) -> dict[str, dict[str, Any]]:
+        allowed = request.scope[SCOPE_KEY].key.models
+        return {
+            name: _card(name, card)
+            for name, card in state.balancer.models().items()
+            if allowed is None or name in allowed
+        }
+
+    @app.get(
+        "/v1/models",
+        summary="The served models.",
+        response_model=ModelList,
+        responses=error_responses(401, 403),
+    )
+    async def list_models(request: Request) -> JSONResponse:
+        return JSONResponse({"object": "list", "data": list(visible(request).values())})
+
+    @app.get(
+        "/v1/models/{model:path}",
+        summary="One served model.",
+        response_model=ModelCard,
+        responses=error_responses(401, 403, 404),
+    )
+    async def get_model(model: str, request: Request) -> JSONResponse:
+        card = visible(request).get(model)
+        if card is None:
+            raise NotFoundError(
+                "The model does not exist here.", param="model", code="model_not_found"
+            )
+        return JSONResponse(card)
+
+
+def _add_operations(app: FastAPI, state: GatewayState) -> None:
+    @app.get("/health", summary="Whether the process is alive.")
+    async def health() -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/ready", summary="Whether an engine can take work.", responses=error_responses(503))
+    async def ready() -> JSONResponse:
+        if state.draining:
+            raise UnavailableError("The gateway is shutting down.", code="draining")
+        if not state.ready:
+            raise UnavailableError("No engine can take work at the moment.", retry_after=2)
+        return JSONResponse({"status": "ready"})
+
+    @app.get("/metrics", summary="Prometheus metrics.", response_class=Response)
+    def metrics() -> Response:  # in a thread: rendering must not hold up streams
+        state.refresh_gauges()
+        return Response(state.metrics.render(), media_type=CONTENT_TYPE)
+
+
+def _complete_openapi(app: FastAPI) -> None:
+    def build() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(
+                title=app.title, version=app.version, description=app.description, routes=app.routes
+            )
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(definitions())
+            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            schema["security"] = [{"key": []}]
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = build  # type: ignore[method-assign]

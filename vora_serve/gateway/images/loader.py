@@ -1,0 +1,250 @@
+"""All images of one request: counted, fetched or decoded once each, normalised off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from vora_serve.errors import ImageRequestError
+from vora_serve.gateway.images.cache import ImageCache
+from vora_serve.gateway.images.data_url import decode_data_url, encode_data_url
+from vora_serve.gateway.images.decode import DecodeLimits, NormalisedImage, inspect, normalise
+from vora_serve.gateway.images.fetch import ImageFetcher
+from vora_serve.gateway.images.resolver import Resolver, SystemResolver
+from vora_serve.gateway.images.urls import ImageURL
+from vora_serve.gateway.settings import ImageSettings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """An image as a request names it."""
+
+    url: str
+    detail: str = "auto"
+    param: str = ""
+
+
+@dataclass
+class LoadedImages:
+    """A request's images as ``data:`` URLs, in the request's order, and what they cost."""
+
+    urls: list[str] = field(default_factory=list)
+    bytes: int = 0
+    pixels: int = 0
+    fetch_s: float = 0.0
+    decode_s: float = 0.0
+
+
+class _PixelBudget:
+    """Pixels being decoded at one time, all requests together; first come, first served."""
+
+    def __init__(self, pixels: int) -> None:
+        self._free = self._total = pixels
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, pixels: int) -> int:
+        pixels = min(pixels, self._total)
+        if not self._waiting and self._free >= pixels:
+            self._free -= pixels
+            return pixels
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((pixels, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give(pixels)  # it had just been granted
+            raise
+        return pixels
+
+    def give(self, pixels: int) -> None:
+        self._free += pixels
+        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._free):
+            wanted, turn = self._waiting.popleft()
+            if not turn.done():
+                self._free -= wanted
+                turn.set_result(None)
+
+
+class ImageLoader:
+    """Turns the images that a request names into clean ``data:`` URLs.
+
+    Args:
+        settings: The limits.
+        resolver: Name resolution; the operating system's where absent.
+    """
+
+    def __init__(self, settings: ImageSettings, resolver: Resolver | None = None) -> None:
+        self._settings = settings
+        self._fetcher = ImageFetcher(settings, resolver or SystemResolver())
+        self._threads = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self._limits = DecodeLimits(
+            settings.max_pixels, settings.min_side_pixels, settings.max_aspect_ratio
+        )
+        self._pixels = _PixelBudget(settings.decode_memory_pixels)
+        cache = settings.cache
+        self._cache = ImageCache(cache.max_bytes, cache.ttl_s) if cache.enabled else None
+
+    def close(self) -> None:
+        """Stop the decoding threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def check(self, refs: Sequence[ImageRef]) -> None:
+        """Everything that can be refused before a byte is fetched or decoded.
+
+        Raises:
+            ImageRequestError
+        """
+        if len(refs) > self._settings.max_count:
+            raise ImageRequestError(
+                f"The request has {len(refs)} images; at most {self._settings.max_count} are allowed.",
+                code="too_many_images",
+            )
+        for ref in refs:
+            try:
+                if ref.url[:5].lower() == "data:":
+                    if "data" not in self._settings.schemes:
+                        raise ImageRequestError("Images as data URLs are not taken here.")
+                else:
+                    self._fetcher.parse(ref.url)
+            except ImageRequestError as error:
+                error.param = error.param or ref.param
+                raise
+
+    async def load(self, refs: Sequence[ImageRef]) -> LoadedImages:
+        """Fetch, check and normalise; identical images once.
+
+        Raises:
+            ImageRequestError
+        """
+        self.check(refs)
+        result = LoadedImages()
+        distinct: dict[tuple[str, int | None], ImageRef] = {}
+        for ref in refs:
+            distinct.setdefault((ref.url, self._budget(ref)), ref)
+        gate = asyncio.Semaphore(self._settings.max_concurrent_fetches_per_request)
+        try:
+            async with (
+                asyncio.timeout(self._settings.total_timeout_s),
+                asyncio.TaskGroup() as group,
+            ):
+                tasks = {
+                    key: group.create_task(self._one(ref, key[1], gate, result))
+                    for key, ref in distinct.items()
+                }
+        except* ImageRequestError as errors:
+            # The first in the request's order would need all to end; the first to fail is enough.
+            raise _first(errors) from None
+        except* TimeoutError:
+            raise ImageRequestError(
+                "The request's images could not be fetched within "
+                f"{self._settings.total_timeout_s:g} s.",
+                code="image_fetch_timeout",
+            ) from None
+        loaded = {key: task.result() for key, task in tasks.items()}
+        for ref in refs:
+            url, pixels = loaded[(ref.url, self._budget(ref))]
+            result.urls.append(url)
+            result.pixels += pixels
+        if result.pixels > self._settings.max_total_pixels:
+            raise ImageRequestError(
+                f"The request's images exceed {self._settings.max_total_pixels} pixels together.",
+                code="image_too_large",
+            )
+        return result
+
+    def _budget(self, ref: ImageRef) -> int | None:
+        return self._settings.detail_pixels.get(ref.detail)  # type: ignore[call-overload]
+
+    async def _one(
+        self, ref: ImageRef, budget: int | None, gate: asyncio.Semaphore, result: LoadedImages
+    ) -> tuple[str, int]:
+        try:
+            async with gate:
+                started = time.perf_counter()
+                content = await self._content(ref)
+                fetched = time.perf_counter()
+            result.fetch_s = max(result.fetch_s, fetched - started)
+            result.bytes += len(content)
+            if result.bytes > self._settings.max_total_bytes:
+                raise ImageRequestError(
+                    f"The request's images exceed {self._settings.max_total_bytes} bytes together.",
+                    code="image_too_large",
+                )
+            image = await self._decode(content, budget)
+            result.decode_s += time.perf_counter() - fetched
+        except ImageRequestError as error:
+            error.param = error.param or ref.param
+            raise
+        if image.content is content and ref.url.startswith(f"data:{image.media_type};base64,"):
+            return ref.url, image.width * image.height
+        url = await self._in_thread(lambda: encode_data_url(image.content, image.media_type))
+        return url, image.width * image.height
+
+    async def _decode(self, content: bytes, budget: int | None) -> NormalisedImage:
+        limits = self._limits
+        _, width, height = await self._in_thread(lambda: inspect(content, limits))
+        taken = await self._pixels.take(width * height)
+        work = asyncio.get_running_loop().run_in_executor(
+            self._threads,
+            lambda: normalise(
+                content, limits, passthrough=self._settings.passthrough, budget=budget
+            ),
+        )
+        # Shielded: a thread cannot be stopped, and its pixels stay taken until it ends.
+        work.add_done_callback(lambda done: self._decoded(done, taken))
+        return await asyncio.shield(work)
+
+    def _decoded(self, done: asyncio.Future[NormalisedImage], taken: int) -> None:
+        self._pixels.give(taken)
+        if not done.cancelled():
+            done.exception()  # retrieved, whether or not somebody still waits
+
+    async def _in_thread(self, step: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, step)
+
+    async def _content(self, ref: ImageRef) -> bytes:
+        limit = self._settings.max_bytes
+        if ref.url[:5].lower() == "data:":
+            if len(ref.url) < 65536:
+                return decode_data_url(ref.url, limit)
+            return await self._in_thread(lambda: decode_data_url(ref.url, limit))
+        url = self._fetcher.parse(ref.url)
+        return await self._fetch(url, limit)
+
+    async def _fetch(self, url: ImageURL, limit: int) -> bytes:
+        cache, key = self._cache, str(url)
+        entry = cache.get(key) if cache is not None else None
+        if cache is None:
+            fetched = await self._fetcher.fetch(url, limit)
+        elif entry is not None and cache.fresh(entry):
+            return entry.content
+        else:
+            etag = entry.etag if entry is not None else None
+            modified = entry.last_modified if entry is not None else None
+            fetched = await self._fetcher.fetch(url, limit, etag, modified)
+            if fetched.content is None:
+                assert entry is not None
+                cache.renew(entry)
+                return entry.content
+            if fetched.cacheable:
+                cache.put(key, fetched.content, fetched.etag, fetched.last_modified)
+            else:
+                cache.drop(key)
+        assert fetched.content is not None
+        return fetched.content
+
+
+def _first(errors: BaseExceptionGroup[ImageRequestError]) -> ImageRequestError:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ImageRequestError)
+    return error

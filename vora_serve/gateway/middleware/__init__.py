@@ -1,0 +1,11 @@
+"""Pure-ASGI layers around the routes."""
+
+from vora_serve.gateway.middleware.auth import AuthMiddleware
+from vora_serve.gateway.middleware.context import (
+    ContextMiddleware,
+    as_api_error,
+    find_header,
+    send_error,
+)
+
+__all__ = ["AuthMiddleware", "ContextMiddleware", "as_api_error", "find_header", "send_error"]

@@ -1,0 +1,43 @@
+"""Authentication of everything but a few pages named exactly."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from vora_serve.errors import PermissionDeniedError
+from vora_serve.gateway.admission import KeyRing
+from vora_serve.gateway.admission import Scope as KeyScope
+from vora_serve.gateway.context import SCOPE_KEY, RequestContext
+from vora_serve.gateway.middleware.context import find_header
+
+PUBLIC_PATHS = frozenset(("/", "/health", "/ready", "/docs", "/openapi.json"))
+
+
+class AuthMiddleware:
+    """Pure ASGI. Decides by the path that routing uses, never by ``Host`` or a rebuilt URL.
+
+    Args:
+        app: The next layer.
+        keys: The keys in force.
+        protect_metrics: Whether ``/metrics`` asks for a key with that scope.
+    """
+
+    def __init__(self, app: ASGIApp, keys: KeyRing, protect_metrics: bool = False) -> None:
+        self._app = app
+        self._keys = keys
+        self._public = PUBLIC_PATHS if protect_metrics else PUBLIC_PATHS | {"/metrics"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in self._public:
+            context: RequestContext = scope[SCOPE_KEY]
+            header = find_header(scope, b"authorization")
+            key = self._keys.authenticate(header.decode("latin-1") if header else None)
+            needed: KeyScope = "generate"
+            if scope["path"] == "/metrics":
+                needed = "metrics"
+            elif scope["path"].startswith("/v1/models"):
+                needed = "models"
+            if not key.may(needed):
+                raise PermissionDeniedError(f"This key has no scope '{needed}'.")
+            context.key = key
+        await self._app(scope, receive, send)

@@ -1,0 +1,82 @@
+"""The pieces of ``/openapi.json`` that FastAPI cannot know, as bodies are parsed by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from vora_serve.gateway.schemas import SCHEMAS, Kind
+
+
+class ErrorObject(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """Every error's shape."""
+
+    error: ErrorObject
+
+
+class ModelCard(BaseModel):
+    """A served model."""
+
+    id: str
+    object: str = "model"
+    created: int = 0
+    owned_by: str = "vora-serve"
+    max_model_len: int | None = None
+
+
+class ModelList(BaseModel):
+    """The served models."""
+
+    object: str = "list"
+    data: list[ModelCard] = Field(default_factory=list)
+
+
+_DESCRIPTIONS = {
+    400: "The request is at fault.",
+    401: "No valid API key.",
+    403: "The key may not do this.",
+    404: "No such model or page.",
+    405: "Wrong method.",
+    408: "The request was sent too slowly.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    429: "A limit is reached; see Retry-After.",
+    500: "The gateway failed.",
+    502: "The engine broke off.",
+    503: "No engine can take work; see Retry-After.",
+    504: "The deadline passed.",
+}
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """FastAPI's ``responses`` for these statuses."""
+    return {
+        status: {"model": ErrorBody, "description": _DESCRIPTIONS[status]} for status in statuses
+    }
+
+
+def request_body(kind: Kind) -> dict[str, Any]:
+    """FastAPI's ``openapi_extra`` with the request's schema, its definitions put in place."""
+    schema = SCHEMAS[kind].model_json_schema(ref_template=f"#/components/schemas/{kind}_{{model}}")
+    schema.pop("$defs", None)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def definitions() -> dict[str, Any]:
+    """The schemas that the request bodies refer to."""
+    result: dict[str, Any] = {}
+    for kind, model in SCHEMAS.items():
+        schema = model.model_json_schema(ref_template=f"#/components/schemas/{kind}_{{model}}")
+        for name, definition in schema.get("$defs", {}).items():
+            result[f"{kind}_{name}"] = definition
+    return result

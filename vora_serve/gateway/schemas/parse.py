@@ -1,0 +1,233 @@
+"""From a request's body to what is forwarded: validated, bounded, with its images set apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json, to_json
+
+from vora_serve.errors import InvalidRequestError
+from vora_serve.gateway.images import ImageRef
+from vora_serve.gateway.schemas.base import explain
+from vora_serve.gateway.schemas.chat import ChatCompletionRequest
+from vora_serve.gateway.schemas.completions import CompletionRequest
+from vora_serve.gateway.schemas.fields import FieldPolicy
+from vora_serve.gateway.schemas.responses import ResponsesRequest
+from vora_serve.gateway.settings import FieldSettings
+
+Kind = Literal["chat", "completion", "response"]
+
+SCHEMAS: dict[Kind, type[BaseModel]] = {
+    "chat": ChatCompletionRequest,
+    "completion": CompletionRequest,
+    "response": ResponsesRequest,
+}
+
+
+@dataclass
+class ParsedRequest:
+    """A request that passed validation."""
+
+    kind: Kind
+    payload: dict[str, Any]
+    """What is forwarded, as a tree; images still by the caller's URLs."""
+    model: str
+    stream: bool
+    wants_usage: bool
+    """Whether the caller asked for a stream's usage chunk."""
+    choices: int
+    max_tokens: int | None
+    text_chars: int
+    prefix: str
+    """The prompt's beginning, for affinity."""
+    dropped: list[str]
+    images: list[ImageRef] = field(default_factory=list)
+    _slots: list[tuple[dict[str, Any], str]] = field(default_factory=list)
+
+    def place_images(self, urls: list[str]) -> None:
+        """Put the normalised images where the caller's URLs were."""
+        for (holder, key), url in zip(self._slots, urls, strict=True):
+            holder[key] = url
+
+    def encode(self) -> bytes:
+        """The JSON body for the engine."""
+        return to_json(self.payload)
+
+
+def parse_request(kind: Kind, body: bytes, settings: FieldSettings) -> ParsedRequest:
+    """Validate a body.
+
+    Raises:
+        InvalidRequestError: no JSON object, an unknown or refused field, a value out of bounds.
+    """
+    try:
+        tree = from_json(body, allow_inf_nan=False, cache_strings="keys")
+    except ValueError:
+        raise InvalidRequestError("The body is not valid JSON.", code="invalid_json") from None
+    if not isinstance(tree, dict):
+        raise InvalidRequestError("The body is not a JSON object.", code="invalid_json")
+    try:
+        model = SCHEMAS[kind].model_validate(tree)
+    except ValidationError as error:
+        raise explain(error) from None
+    policy = FieldPolicy(settings)
+    _settle(model, policy, "")
+    payload = model.model_dump(by_alias=True, exclude_unset=True, exclude_none=True)
+    parsed = ParsedRequest(
+        kind=kind,
+        payload=payload,
+        model=payload["model"],
+        stream=bool(payload.get("stream")),
+        wants_usage=bool((payload.get("stream_options") or {}).get("include_usage")),
+        choices=payload.get("n", 1),
+        max_tokens=_max_tokens(payload),
+        text_chars=0,
+        prefix="",
+        dropped=policy.dropped,
+    )
+    _collect(parsed, settings)
+    _check(parsed, settings)
+    return parsed
+
+
+def _settle(model: BaseModel, policy: FieldPolicy, where: str) -> None:
+    """Let the policy decide over unknown fields, here and in everything below."""
+    extra = model.__pydantic_extra__
+    if extra:
+        policy.settle(extra, where)
+        extra.clear()
+    values = model.__dict__
+    for name in model.model_fields_set:
+        value = values.get(name)
+        path = f"{where}.{name}" if where else name
+        if isinstance(value, BaseModel):
+            _settle(value, policy, path)
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                if isinstance(item, BaseModel):
+                    _settle(item, policy, f"{path}[{index}]")
+
+
+def _max_tokens(payload: dict[str, Any]) -> int | None:
+    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+        value = payload.get(name)
+        if isinstance(value, int):
+            return value
+    return None
+
+
+def _parts(payload: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every piece of content with its place: texts, and parts of messages."""
+    name = "messages" if "messages" in payload else "input"
+    if isinstance(payload.get("instructions"), str):
+        yield "instructions", payload["instructions"]
+    if isinstance(payload.get("prompt"), str):
+        yield "prompt", payload["prompt"]
+    elif isinstance(payload.get("prompt"), list):
+        for index, item in enumerate(payload["prompt"]):
+            yield f"prompt[{index}]", item
+    items = payload.get(name, ())
+    if isinstance(items, str):
+        yield name, items
+        return
+    for index, item in enumerate(items):
+        content = item.get("content", item.get("output"))
+        where = f"{name}[{index}].content"
+        if isinstance(content, list):
+            for place, part in enumerate(content):
+                yield f"{where}[{place}]", part
+        elif content is not None:
+            yield where, content
+
+
+def _collect(parsed: ParsedRequest, settings: FieldSettings) -> None:
+    prefix: list[str] = []
+    prefix_chars = 0
+    for where, part in _parts(parsed.payload):
+        if isinstance(part, dict):
+            text = part.get("text") or part.get("refusal") or ""
+            holder = part.get("image_url")
+            if isinstance(holder, dict):  # chat
+                ref = ImageRef(holder["url"], holder.get("detail") or "auto", f"{where}.image_url")
+                parsed.images.append(ref)
+                parsed._slots.append((holder, "url"))
+            elif isinstance(holder, str):  # responses
+                part.setdefault("detail", "auto")
+                parsed.images.append(ImageRef(holder, part["detail"], f"{where}.image_url"))
+                parsed._slots.append((part, "image_url"))
+        elif isinstance(part, str):
+            text = part
+        else:  # token ids
+            count = len(part) if isinstance(part, list) else 1
+            parsed.text_chars += 4 * count
+            continue
+        parsed.text_chars += len(text)
+        if prefix_chars < 512:
+            prefix.append(text[: 512 - prefix_chars])
+            prefix_chars += len(prefix[-1])
+    parsed.prefix = "\x00".join(prefix)
+
+
+def _too_large(param: str, limit: int, what: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"'{param}' exceeds the limit of {limit} {what}.", param=param, code="limit_exceeded"
+    )
+
+
+def _check(parsed: ParsedRequest, settings: FieldSettings) -> None:
+    """Bounds that the configuration sets."""
+    payload = parsed.payload
+    if parsed.choices > settings.max_n:
+        raise _too_large("n", settings.max_n, "choices")
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens"):
+        if payload.get(name, 0) > settings.max_tokens:
+            raise _too_large(name, settings.max_tokens, "tokens")
+    for name in ("top_logprobs", "prompt_logprobs", "logprobs"):
+        value = payload.get(name, 0)
+        if not isinstance(value, bool) and value > settings.max_top_logprobs:
+            raise _too_large(name, settings.max_top_logprobs, "log-probabilities")
+    if payload.get("top_logprobs") and parsed.kind == "chat" and not payload.get("logprobs"):
+        raise InvalidRequestError(
+            "'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs"
+        )
+    stop = payload.get("stop")
+    if isinstance(stop, list) and len(stop) > settings.max_stop:
+        raise _too_large("stop", settings.max_stop, "sequences")
+    if len(payload.get("messages", ())) > settings.max_messages:
+        raise _too_large("messages", settings.max_messages, "messages")
+    if isinstance(payload.get("input"), list) and len(payload["input"]) > settings.max_messages:
+        raise _too_large("input", settings.max_messages, "items")
+    if parsed.text_chars > settings.max_text_chars:
+        raise _too_large(
+            "prompt" if parsed.kind == "completion" else "messages",
+            settings.max_text_chars,
+            "characters",
+        )
+    tools = payload.get("tools", ())
+    if len(tools) > settings.max_tools:
+        raise _too_large("tools", settings.max_tools, "tools")
+    for name in ("tools", "response_format", "structured_outputs", "text"):
+        if name in payload and len(to_json(payload[name])) > settings.max_schema_chars:
+            raise _too_large(name, settings.max_schema_chars, "characters")
+    prompt = payload.get("prompt")
+    if isinstance(prompt, list):
+        if isinstance(prompt[0], (str, list)) and len(prompt) > settings.max_prompts:
+            raise _too_large("prompt", settings.max_prompts, "prompts")
+        flat = [prompt] if isinstance(prompt[0], int) else prompt
+        for ids in flat:
+            if isinstance(ids, list) and max(ids) > settings.max_token_id:
+                raise _too_large("prompt", settings.max_token_id, "as a token id")
+    if payload.get("stream_options") is not None and not parsed.stream:
+        raise InvalidRequestError(
+            "'stream_options' needs 'stream' to be true.", param="stream_options"
+        )
+    if "tool_choice" in payload and not tools:
+        if payload["tool_choice"] in ("none", "auto"):
+            del payload["tool_choice"]
+        else:
+            raise InvalidRequestError("'tool_choice' needs 'tools'.", param="tool_choice")
+    for name in ("modalities", "best_of"):
+        payload.pop(name, None)

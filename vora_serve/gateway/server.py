@@ -1,0 +1,162 @@
+"""Running the application under uvicorn: the socket, signals, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from vora_serve.errors import ConfigurationError
+from vora_serve.gateway.settings import Settings
+from vora_serve.gateway.state import GatewayState
+
+logger = logging.getLogger("vora_serve.gateway")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse to serve others without keys, unless told to.
+
+    Raises:
+        ConfigurationError
+    """
+    auth = settings.auth
+    if (
+        auth.keys_file is None
+        and not auth.allow_anonymous
+        and not is_loopback(settings.server.host)
+    ):
+        raise ConfigurationError(
+            f"Serving on {settings.server.host} without API keys would be open to everybody: "
+            "give a key file (auth.keys_file), or set auth.allow_anonymous (--allow-anonymous)."
+        )
+
+
+def bind(host: str, port: int, backlog: int = 2048) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ConfigurationError: the address is not this machine's, or the port is in use or reserved.
+    """
+    try:
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError):
+        raise ConfigurationError(f"The host {host} is no address of this machine.") from None
+    listener = socket.socket(info[0], socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(info[4])
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(f"The port {port} on {host} is in use.") from None
+        if error.errno == errno.EACCES:
+            raise ConfigurationError(f"The port {port} may not be used by this user.") from None
+        raise ConfigurationError(f"The host {host} is no address of this machine.") from None
+    listener.setblocking(False)
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with signals handled by whoever runs it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=False,
+        timeout_keep_alive=int(settings.server.keep_alive_s),
+        backlog=settings.server.backlog,
+        timeout_graceful_shutdown=5,
+    )
+
+
+async def serve(
+    app: FastAPI,
+    settings: Settings,
+    listener: socket.socket,
+    stop: asyncio.Event,
+    on_started: Callable[[], None] | None = None,
+) -> None:
+    """Serve until ``stop`` is set, then drain: not ready at once, streams finish, then the end.
+
+    Args:
+        app: From :func:`vora_serve.gateway.create_app`.
+        settings: For times.
+        listener: A bound, listening socket.
+        stop: Set by a signal handler; set twice (cleared and set) it changes nothing.
+        on_started: Called once requests are taken.
+    """
+    state: GatewayState = app.state.gateway
+    server = Server(_uvicorn_config(app, settings))
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not running.done():
+        await asyncio.sleep(0.01)
+    if running.done():
+        await running
+        return
+    if on_started is not None:
+        on_started()
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not running.done():
+        await _drain(state, settings)
+        server.should_exit = True
+    await running
+
+
+async def _drain(state: GatewayState, settings: Settings) -> None:
+    state.draining = True
+    logger.info("draining", extra={"fields": {"in_flight": len(state.active)}})
+    loop = asyncio.get_running_loop()
+    until = loop.time() + settings.server.drain_delay_s
+    end = until + settings.server.grace_period_s
+    while loop.time() < until:
+        await asyncio.sleep(0.05)
+    state.closing = True
+    while loop.time() < end and state.active:
+        await asyncio.sleep(0.05)
+    for generation in list(state.active):
+        generation.cut()
+    for _ in range(20):
+        if not state.active:
+            break
+        await asyncio.sleep(0.05)
+
+
+def install_signal_handlers(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT set the event."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)

@@ -1,0 +1,383 @@
+"""The gateway's settings: one typed tree from defaults, a YAML file, the environment and flags.
+
+Later sources win: defaults, then the file, then ``VORA_SERVE_<SECTION>__<KEY>`` variables, then
+flags. Unknown keys are refused in each of them. Units stand in the names: ``_s`` are seconds,
+``_bytes`` bytes, ``_pixels`` pixels.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from vora_serve.errors import ConfigurationError
+
+ENV_PREFIX = "VORA_SERVE_"
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(gt=0)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _network(value: str) -> str:
+    return str(ipaddress.ip_network(value, strict=False))
+
+
+def _upstream_url(value: str) -> str:
+    if not value.startswith(("http://", "https://", "unix:/")):
+        raise ValueError("an upstream's URL starts with http://, https:// or unix:/")
+    return value.rstrip("/").removesuffix("/v1")
+
+
+Cidr = Annotated[str, AfterValidator(_network)]
+
+
+class Section(BaseModel):
+    """A branch of the settings tree; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class ServerSettings(Section):
+    """The listening socket, and what a client may send and how fast."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    backlog: PositiveInt = 2048
+    max_body_bytes: PositiveInt = 32 * 2**20
+    max_body_memory_bytes: PositiveInt = 192 * 2**20
+    """Request bodies held at one time by a worker, all requests together."""
+    body_timeout_s: Seconds = 30.0
+    keep_alive_s: Seconds = 75.0
+    drain_delay_s: Annotated[float, Field(ge=0)] = 0.0
+    """After SIGTERM: how long ``/ready`` says no while requests are still taken."""
+    grace_period_s: Seconds = 30.0
+    """After SIGTERM: how long streams may go on before they are cut."""
+    trusted_proxies: list[Cidr] = []
+    """Peers whose ``X-Forwarded-For`` names the client; nobody by default."""
+    cors_origins: list[str] = []
+    docs: bool = True
+
+
+class EngineSettings(Section):
+    """The supervised engine; unused where ``upstreams`` are given."""
+
+    model: str | None = None
+    """Directory or hub id of a VoRA checkpoint."""
+    served_model_name: list[str] = []
+    args: list[str] = []
+    """Further flags for vLLM's API server."""
+    start_timeout_s: Seconds = 900.0
+    stop_timeout_s: Seconds = 30.0
+    restart_backoff_s: Seconds = 1.0
+    restart_backoff_max_s: Seconds = 60.0
+    stable_after_s: Seconds = 300.0
+    """An engine that ran this long is restarted without further delay."""
+    cpu_kvcache_gib: PositiveInt | None = None
+    """``VLLM_CPU_KVCACHE_SPACE``; derived from the machine's memory where absent."""
+    hang_timeout_s: Annotated[float, Field(ge=0)] = 60.0
+    """Restart an engine whose ``/health`` has not answered for so long; 0: never."""
+
+
+class UpstreamSettings(Section):
+    """An engine that runs elsewhere."""
+
+    url: Annotated[str, AfterValidator(_upstream_url)]
+    api_key: SecretStr | None = None
+    max_in_flight: PositiveInt | None = None
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    drain: bool = False
+    """Take no new work; for removing an engine by reloading the configuration."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"url": value} if isinstance(value, str) else value
+
+
+class RoutingSettings(Section):
+    """How engines are watched and chosen."""
+
+    max_in_flight: PositiveInt = 256
+    """Requests at one engine at a time."""
+    connect_timeout_s: Seconds = 5.0
+    first_byte_timeout_s: Seconds = 600.0
+    """Longest wait for an engine's response headers."""
+    idle_timeout_s: Seconds = 120.0
+    """Longest silence inside a stream before the engine counts as hung."""
+    keep_alive_connections: PositiveInt = 64
+    keep_alive_s: Seconds = 4.0
+    """Below the 5 s after which engines close idle connections."""
+    health_interval_s: Seconds = 2.0
+    health_timeout_s: Seconds = 5.0
+    unhealthy_after: PositiveInt = 2
+    """Failed probes in a row after which an engine gets no work."""
+    breaker_failures: PositiveInt = 5
+    """Failed requests in a row that open an engine's circuit breaker."""
+    breaker_open_s: Seconds = 10.0
+    retries: Annotated[int, Field(ge=0, le=5)] = 1
+    """Further engines tried when one could not be reached, before a byte of it was passed on."""
+    affinity: bool = True
+    affinity_load_factor: Annotated[float, Field(ge=1)] = 1.25
+    """An affine engine is passed over when its load exceeds the mean by this factor."""
+
+
+class ImageCacheSettings(Section):
+    """Images by URL: kept with their validators, for at most the TTL."""
+
+    enabled: bool = False
+    max_bytes: PositiveInt = 64 * 2**20
+    ttl_s: Seconds = 300.0
+
+
+class ImageSettings(Section):
+    """Which images are taken, from where, and how large."""
+
+    fetch: bool = True
+    """Whether http(s) URLs are fetched at all."""
+    schemes: list[Literal["https", "http", "data"]] = ["https", "http", "data"]
+    ports: list[Port] = [80, 443]
+    private_ports: list[Port] | None = None
+    """Ports inside ``allow_networks``; any where absent."""
+    allow_networks: list[Cidr] = []
+    """Private networks that may be fetched from; none by default."""
+    deny_networks: list[Cidr] = []
+    allow_hosts: list[str] = []
+    """Where given, only these hosts (``example.org``, ``*.example.org``)."""
+    deny_hosts: list[str] = []
+    max_count: PositiveInt = 16
+    max_bytes: PositiveInt = 20 * 2**20
+    max_total_bytes: PositiveInt = 64 * 2**20
+    max_pixels: PositiveInt = 32_000_000
+    max_total_pixels: PositiveInt = 128_000_000
+    min_side_pixels: PositiveInt = 2
+    max_aspect_ratio: Annotated[float, Field(ge=1)] = 200.0
+    max_url_chars: PositiveInt = 8192
+    timeout_s: Seconds = 10.0
+    """For one image: names, connection, redirects and body together."""
+    total_timeout_s: Seconds = 30.0
+    connect_timeout_s: Seconds = 4.0
+    max_redirects: Annotated[int, Field(ge=0, le=10)] = 3
+    allow_downgrade: bool = False
+    """Whether an https URL may redirect to http."""
+    max_concurrent_fetches: PositiveInt = 64
+    max_concurrent_fetches_per_request: PositiveInt = 8
+    decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    decode_memory_pixels: PositiveInt = 32_000_000
+    """Pixels being decoded at one time, all requests together."""
+    passthrough: bool = True
+    """Forward a plain JPEG or PNG as it came once it has been decoded without fault."""
+    user_agent: str = "vora-serve"
+    detail_pixels: dict[Literal["low", "high", "auto", "original"], PositiveInt] = {}
+    """Largest number of pixels by the caller's ``detail``; nothing by default."""
+    cache: ImageCacheSettings = ImageCacheSettings()
+
+
+FieldAction = Literal["drop", "refuse"]
+
+
+class FieldSettings(Section):
+    """What happens to request fields outside the allowlist."""
+
+    unknown: FieldAction = "refuse"
+    actions: dict[str, FieldAction] = {}
+    """Per field, over the built-in table in ``vora_serve.gateway.schemas.fields``."""
+    max_n: PositiveInt = 16
+    max_tokens: PositiveInt = 131_072
+    max_stop: PositiveInt = 16
+    max_top_logprobs: PositiveInt = 20
+    max_messages: PositiveInt = 1024
+    max_text_chars: PositiveInt = 4_000_000
+    max_tools: PositiveInt = 128
+    max_schema_chars: PositiveInt = 100_000
+    max_prompts: PositiveInt = 64
+    max_token_id: PositiveInt = 2**31 - 1
+
+
+class AdmissionSettings(Section):
+    """Hard caps; a request beyond them waits in a bounded queue or is refused."""
+
+    max_in_flight: PositiveInt = 256
+    max_in_flight_per_key: PositiveInt | None = None
+    max_queued: Annotated[int, Field(ge=0)] = 1024
+    max_queued_per_key: Annotated[int, Field(ge=0)] | None = None
+    queue_timeout_s: Seconds = 30.0
+    request_timeout_s: Seconds = 900.0
+    rate_limit_storage: str = "memory://"
+    """A storage URI of the ``limits`` library; Redis where gateways share their limits."""
+    requests: list[str] = []
+    """Rate limits per key, such as ``600/minute``."""
+    tokens: list[str] = []
+    """Token rate limits per key, such as ``200000/minute``."""
+
+
+class AuthSettings(Section):
+    """Who may ask. Without a key file the gateway is open, and then only on loopback."""
+
+    keys_file: Path | None = None
+    allow_anonymous: bool = False
+    """Serve without keys on an address that others can reach."""
+    reload_interval_s: Seconds = 5.0
+    protect_metrics: bool = False
+
+
+class StreamSettings(Section):
+    """Streaming answers."""
+
+    heartbeat_s: Annotated[float, Field(ge=0)] = 15.0
+    """A comment line is sent when a stream was silent for so long; 0: never."""
+    write_timeout_s: Seconds = 60.0
+    """A client that takes nothing for so long is dropped."""
+
+
+class LoggingSettings(Section):
+    """Logs on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "text"] = "text"
+    prompts: bool = False
+    """Log prompts' text (never image bytes)."""
+    access: bool = True
+
+
+class TracingSettings(Section):
+    """OpenTelemetry traces, when the SDK is installed."""
+
+    enabled: bool = False
+    service_name: str = "vora-serve"
+
+
+class _CheckedEnv(EnvSettingsSource):
+    """The environment, refusing ``VORA_SERVE_`` variables that name no section."""
+
+    def __call__(self) -> dict[str, Any]:
+        known = {name.upper() for name in self.settings_cls.model_fields}
+        for name in os.environ:
+            if name.startswith(ENV_PREFIX):
+                head = name.removeprefix(ENV_PREFIX).split("__", 1)[0].upper()
+                if head not in known:
+                    raise ConfigurationError(
+                        f"The environment variable {name} is no setting of vora-serve."
+                    )
+        return super().__call__()
+
+
+class Settings(BaseSettings):
+    """All settings of one gateway."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        case_sensitive=False,
+        validate_default=True,
+    )
+
+    server: ServerSettings = ServerSettings()
+    engine: EngineSettings = EngineSettings()
+    upstreams: list[UpstreamSettings] = []
+    routing: RoutingSettings = RoutingSettings()
+    images: ImageSettings = ImageSettings()
+    fields: FieldSettings = FieldSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    auth: AuthSettings = AuthSettings()
+    streams: StreamSettings = StreamSettings()
+    logging: LoggingSettings = LoggingSettings()
+    tracing: TracingSettings = TracingSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the configuration"
+    if first["type"] == "extra_forbidden":
+        return f"{where} is no setting of vora-serve."
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"The setting {where} is wrong: {message[:1].lower()}{message[1:]}."
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            result[key] = _merge(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is no YAML, or holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"The configuration file {path} cannot be read: {error}."
+        ) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise ConfigurationError(
+            f"The configuration file {path} is no valid YAML{where}."
+        ) from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigurationError(f"The configuration file {path} holds no mapping of settings.")
+    return content
+
+
+def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from the file, the environment and the flags, in that order of precedence.
+
+    Args:
+        config: A YAML file.
+        flags: A tree such as ``{"server": {"port": 8000}}`` with what the command line gave.
+
+    Raises:
+        ConfigurationError: a source cannot be read, names an unknown key or a wrong value.
+    """
+    tree: dict[str, Any] = read_yaml(config) if config is not None else {}
+    try:
+        tree = _merge(tree, _CheckedEnv(Settings)())
+        return Settings(**_merge(tree, flags or {}))
+    except ValidationError as error:
+        raise ConfigurationError(_describe(error)) from None
+    except ValueError as error:  # an environment variable that should hold JSON and does not
+        raise ConfigurationError(f"The environment holds a wrong setting: {error}.") from None

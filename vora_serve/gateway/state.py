@@ -1,0 +1,110 @@
+"""What the requests of one gateway process share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from vora_serve.gateway.admission import FairQueue, KeyRing, RateLimits
+from vora_serve.gateway.body import BodyBudget
+from vora_serve.gateway.images import ImageLoader, Resolver
+from vora_serve.gateway.metrics import Metrics
+from vora_serve.gateway.settings import Settings, UpstreamSettings
+from vora_serve.gateway.upstreams import Balancer, HealthMonitor, Upstream
+
+if TYPE_CHECKING:
+    from vora_serve.gateway.generation import _Generation
+
+
+class GatewayState:
+    """Settings, engines, images, admission and metrics of one process.
+
+    Args:
+        settings: The whole tree.
+        resolver: Name resolution for images; the operating system's where absent.
+    """
+
+    def __init__(self, settings: Settings, resolver: Resolver | None = None) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.keys = KeyRing(settings.auth.keys_file)
+        admission = settings.admission
+        self.queue = FairQueue(
+            admission.max_in_flight, admission.max_queued, admission.queue_timeout_s
+        )
+        self.limits = RateLimits(admission)
+        self.bodies = BodyBudget(settings.server.max_body_memory_bytes)
+        self._resolver = resolver
+        self.balancer = Balancer(self._upstreams(settings.upstreams), settings.routing)
+        self.monitor = HealthMonitor(self.balancer, settings.routing, self._upstream_changed)
+        self.active: set[_Generation] = set()
+        self.draining = False
+        """Not ready any more, but requests are still taken."""
+        self.closing = False
+        """New requests are refused."""
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def _upstreams(self, given: list[UpstreamSettings]) -> list[Upstream]:
+        return [Upstream(upstream, self.settings.routing, upstream.url) for upstream in given]
+
+    async def start(self) -> None:
+        """Begin probing engines and watching files; needs a running event loop."""
+        self.images = ImageLoader(self.settings.images, self._resolver)
+        await self.monitor.start()
+        for upstream in self.balancer.upstreams:
+            self._upstream_changed(upstream)
+        self._tasks = [
+            asyncio.create_task(self._drop_stalled_clients()),
+            asyncio.create_task(self.keys.watch(self.settings.auth.reload_interval_s)),
+        ]
+
+    async def stop(self) -> None:
+        """End everything that runs in the background."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.monitor.stop()
+        for upstream in self.balancer.upstreams:
+            upstream.pool.close()
+        self.images.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests are taken and an engine can take work."""
+        return not self.draining and self.balancer.ready
+
+    def reload_upstreams(self, given: list[UpstreamSettings]) -> None:
+        """Engines as the configuration has them now: new ones join, removed ones drain."""
+        present = {upstream.url: upstream for upstream in self.balancer.upstreams}
+        kept: list[Upstream] = []
+        for settings in given:
+            old = present.get(settings.url)
+            if old is None:
+                kept.append(self._upstreams([settings])[0])
+            else:
+                old.settings = settings
+                old.draining = settings.drain
+                old.max_in_flight = settings.max_in_flight or self.settings.routing.max_in_flight
+                kept.append(old)
+        self.balancer.replace(kept)
+
+    def refresh_gauges(self) -> None:
+        """Bring gauges that mirror the engines' state up to date, before they are read."""
+        for upstream in self.balancer.upstreams:
+            self._upstream_changed(upstream)
+
+    def _upstream_changed(self, upstream: Upstream) -> None:
+        self.metrics.upstream_up.labels(upstream.name).set(upstream.healthy)
+        self.metrics.upstream_breaker.labels(upstream.name).set(not upstream.breaker.closed)
+        self.metrics.upstream_in_flight.labels(upstream.name).set(upstream.in_flight)
+
+    async def _drop_stalled_clients(self) -> None:
+        limit = self.settings.streams.write_timeout_s
+        with contextlib.suppress(asyncio.CancelledError):
+            while True:
+                await asyncio.sleep(min(1.0, limit / 2))
+                now = time.monotonic()
+                for generation in list(self.active):
+                    generation.drop_if_stalled(now, limit)

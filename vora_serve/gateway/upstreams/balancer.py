@@ -1,0 +1,148 @@
+"""Choosing an engine: least outstanding tokens, with affinity of bounded load."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from vora_serve.errors import NotFoundError, UnavailableError
+from vora_serve.gateway.settings import RoutingSettings
+from vora_serve.gateway.upstreams.upstream import Upstream
+
+
+def _rank(key: bytes, upstream: Upstream) -> bytes:
+    """Rendezvous hashing: adding or removing an engine moves only its own share of keys."""
+    return hashlib.blake2b(key, key=upstream.url.encode()[:64], digest_size=8).digest()
+
+
+class Balancer:
+    """All engines, and who gets the next request.
+
+    Args:
+        upstreams: The engines.
+        routing: Affinity and its bound.
+    """
+
+    def __init__(self, upstreams: Sequence[Upstream], routing: RoutingSettings) -> None:
+        self.upstreams = list(upstreams)
+        self._routing = routing
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def models(self) -> dict[str, dict[str, Any]]:
+        """Model cards by id, of all engines that have been up."""
+        result: dict[str, dict[str, Any]] = {}
+        for upstream in self.upstreams:
+            for name, card in upstream.models.items():
+                result.setdefault(name, card)
+        return result
+
+    def require_model(self, model: str) -> None:
+        """Check that some engine serves the model.
+
+        Raises:
+            NotFoundError: none does.
+            UnavailableError: no engine has been up yet, or none that serves it is up.
+        """
+        serving = [upstream for upstream in self.upstreams if model in upstream.models]
+        if not serving and any(upstream.models for upstream in self.upstreams):
+            raise NotFoundError(
+                f"The model '{_shown(model)}' does not exist here.",
+                param="model",
+                code="model_not_found",
+            )
+        if not any(upstream.available for upstream in serving):
+            raise _unavailable()
+
+    @property
+    def ready(self) -> bool:
+        """Whether an engine can take work."""
+        return any(upstream.available for upstream in self.upstreams)
+
+    def _choose(
+        self, model: str, affinity: bytes | None, exclude: set[Upstream]
+    ) -> Upstream | None:
+        able = [
+            upstream
+            for upstream in self.upstreams
+            if upstream.available and model in upstream.models and upstream not in exclude
+        ]
+        if not able:
+            raise _unavailable()
+        free = [upstream for upstream in able if upstream.in_flight < upstream.max_in_flight]
+        if not free:
+            return None
+        if affinity is not None and self._routing.affinity and len(free) > 1:
+            mean = sum(upstream.load for upstream in able) / len(able)
+            preferred = max(able, key=lambda upstream: _rank(affinity, upstream))
+            bound = self._routing.affinity_load_factor * mean
+            if preferred in free and (preferred.load <= bound or preferred.in_flight == 0):
+                return preferred
+        return min(free, key=lambda upstream: (upstream.load, upstream.in_flight))
+
+    async def choose(self, model: str, affinity: bytes | None, exclude: set[Upstream]) -> Upstream:
+        """An engine with room for one more request; waits for room.
+
+        Raises:
+            UnavailableError: no engine that serves the model is up.
+        """
+        while True:
+            upstream = self._choose(model, affinity, exclude)
+            if upstream is not None:
+                return upstream
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self.wake()
+                raise
+
+    @contextmanager
+    def working(self, upstream: Upstream, tokens: int) -> Iterator[None]:
+        """Count a request at an engine for as long as it is there."""
+        upstream.in_flight += 1
+        upstream.outstanding_tokens += tokens
+        upstream.breaker.begin()
+        try:
+            yield
+        finally:
+            upstream.in_flight -= 1
+            upstream.outstanding_tokens -= tokens
+            # With several engines the room may be of no use to the first in line.
+            self.wake() if len(self.upstreams) == 1 else self.wake_all()
+
+    def wake(self) -> None:
+        """Let one waiting request look again."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    def wake_all(self) -> None:
+        """Engines came or went: everyone looks again."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+
+    def replace(self, upstreams: Sequence[Upstream]) -> None:
+        """Engines as a reloaded configuration has them; removed ones finish what they have."""
+        for old in self.upstreams:
+            if old not in upstreams:
+                old.draining = True
+        self.upstreams = list(upstreams)
+        self.wake_all()
+
+
+def _shown(model: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in model[:128])
+
+
+def _unavailable() -> UnavailableError:
+    return UnavailableError("No engine can take work at the moment.", retry_after=2)
