@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from model_plugin.checkpoint import Checkpoint, expected_shapes
+from model_plugin.checkpoint import Checkpoint, expected_shapes, part_of
 from model_plugin.config import VoRAConfig
 from model_plugin.errors import CheckpointError
 from model_plugin.processor import VoRAProcessor
@@ -27,20 +27,23 @@ def export_checkpoint(
     tensors: Iterable[tuple[str, torch.Tensor]],
     processor: VoRAProcessor | None = None,
     *,
+    merged: bool = True,
     dtype: torch.dtype | None = None,
     files: Mapping[str, str] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     overwrite: bool = False,
 ) -> Path:
-    """Write a merged checkpoint: configuration, weights, tokenizer, image settings, template.
+    """Write a checkpoint: configuration, weights, tokenizer, image settings, template.
 
     Everything goes to a folder beside ``out`` that takes its name only when it is complete.
 
     Args:
         out: folder to make.
-        config: the model's configuration; written as merged.
+        config: the model's configuration.
         tensors: names in the released layout and their tensors; consumed one at a time.
         processor: supplies tokenizer, image settings and chat template.
+        merged: write the configuration as merged; otherwise the tensors may hold LoRA factors
+            and ``aux_vision.*``, and the configuration says so as it stands.
         dtype: dtype of floating-point weights on disk; as they come when absent.
         files: further text files by name (``generation_config.json``, ``README.md``).
         max_shard_bytes: a new weight file begins where this would be exceeded.
@@ -58,8 +61,9 @@ def export_checkpoint(
     out.parent.mkdir(parents=True, exist_ok=True)
     config = VoRAConfig(**config.to_dict())
     config.architectures = ["VoRAForCausalLM"]
-    config.lora = (config.lora or {}) | {"r": -1}
-    config.aux_vision = ""
+    if merged:
+        config.lora = (config.lora or {}) | {"r": -1}
+        config.aux_vision = ""
     if processor is not None:
         config.image_token_id = processor.image_token_id
     if dtype is not None:
@@ -141,7 +145,8 @@ def _write_weights(
     for name, tensor in tensors:
         if config.tie_word_embeddings and name == "llm.lm_head.weight":
             continue
-        if expected.pop(name, None) != tuple(tensor.shape):
+        beside = not config.is_merged and part_of(name) in ("lora", "aux")
+        if not beside and expected.pop(name, None) != tuple(tensor.shape):
             raise CheckpointError(f"The tensor {name} does not belong to this configuration.")
         if dtype is not None and tensor.is_floating_point():
             tensor = tensor.to(dtype)

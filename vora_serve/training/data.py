@@ -1,0 +1,219 @@
+"""Conversations to tensors: token ids, labels, patches, and which image each token belongs to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from model_plugin import VoRAError, VoRAProcessor
+from model_plugin.spans import block_ids, dense_mask, spans_from_lengths
+
+IGNORE = -100
+
+
+class SampleError(VoRAError, ValueError):
+    """A sample cannot be trained on; the sentence says why."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation and its images.
+
+    Attributes:
+        messages: OpenAI-style; content is a string, or a list of ``{"type": "text", "text": ...}``
+            and ``{"type": "image"}``.
+        images: Pillow images, in the order of their parts.
+    """
+
+    messages: list[dict[str, Any]]
+    images: Sequence[Image.Image] = ()
+
+
+class SampleSource(Protocol):
+    """Samples by index, so that a run can resume anywhere and workers never share one."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample at ``index`` of an endless sequence."""
+        ...
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tokenised sample of T tokens.
+
+    Attributes:
+        input_ids: int64 (T,), every image as as many placeholders as it has tokens.
+        labels: int64 (T,), -100 where there is no target: only answers and the token that ends
+            them are learned.
+        image_ids: int32 (T,), -1 at text, i at tokens of the i-th image.
+        pixel_values: float32 (sum of h * w, 3 * P * P).
+        image_grid_hw: int64 (num_images, 2).
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    image_ids: torch.Tensor
+    pixel_values: torch.Tensor
+    image_grid_hw: torch.Tensor
+
+
+@dataclass
+class Batch:
+    """Examples padded on the right to one length.
+
+    Attributes:
+        input_ids, labels: int64 (B, T).
+        visible: bool (B, 1, T, T), the attention rule; see ``collate``.
+        image_mask: bool (B, T), True at image tokens.
+        pixel_values: float32 (sum of h * w, 3 * P * P), images in order.
+        image_grid_hw: int64 (num_images, 2).
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    visible: torch.Tensor
+    image_mask: torch.Tensor
+    pixel_values: torch.Tensor
+    image_grid_hw: torch.Tensor
+
+
+class Tokeniser:
+    """Samples to examples with a checkpoint's processor.
+
+    Args:
+        processor: the checkpoint's.
+        max_length: most tokens of an example, image tokens counted as what they are.
+    """
+
+    def __init__(self, processor: VoRAProcessor, max_length: int) -> None:
+        self.processor = processor
+        self.max_length = max_length
+        self.end = processor.tokenizer.eos_token_id
+        probe = [{"role": "user", "content": "?"}]
+        start = processor.apply_chat_template(probe, tokenize=True)
+        asked = processor.apply_chat_template(probe, tokenize=True, add_generation_prompt=True)
+        #: Tokens with which the template opens an answer.
+        self.opening: list[int] = asked[len(start) :]
+
+    def __call__(self, sample: Sample) -> Example:
+        """Tokenise a sample.
+
+        Raises:
+            SampleError: it has no answer, an empty one, an image without a place or a place
+                without an image, or is too long.
+        """
+        answers = [m for m in sample.messages if m["role"] == "assistant"]
+        if not answers or any(not m["content"] for m in answers):
+            raise SampleError("The conversation has no answer, or an empty one.")
+        ids = self.processor.apply_chat_template(sample.messages, tokenize=True)
+        features = self.processor.image_processor(sample.images, return_tensors="pt")
+        counts = features["image_grid_hw"].prod(-1) // self.processor.settings.merge_size**2
+        try:
+            ids = self.processor.expand(ids, counts.tolist())
+        except ValueError as error:
+            raise SampleError(str(error)) from error
+        if len(ids) > self.max_length:
+            raise SampleError(
+                f"The sample has {len(ids)} tokens; the recipe's max_length is {self.max_length}."
+            )
+        input_ids = torch.tensor(ids)
+        spans = spans_from_lengths(input_ids == self.processor.image_token_id, counts.tolist())
+        return Example(
+            input_ids=input_ids,
+            labels=torch.tensor(self._labels(ids, len(answers))),
+            image_ids=block_ids(len(ids), spans),
+            pixel_values=features["pixel_values"],
+            image_grid_hw=features["image_grid_hw"],
+        )
+
+    def _labels(self, ids: list[int], answers: int) -> list[int]:
+        """Targets: each answer and the token that ends it."""
+        labels = [IGNORE] * len(ids)
+        position = found = 0
+        while position < len(ids):
+            if ids[position : position + len(self.opening)] != self.opening:
+                position += 1
+                continue
+            first = position + len(self.opening)
+            last = ids.index(self.end, first)
+            labels[first : last + 1] = ids[first : last + 1]
+            position, found = last + 1, found + 1
+        if found != answers:
+            raise SampleError(
+                f"The chat template shows {found} answers where the conversation has {answers}."
+            )
+        return labels
+
+
+def collate(examples: Sequence[Example], pad_id: int) -> Batch:
+    """Pad examples to a batch.
+
+    The attention rule never lets a token see padding on its right, and what padding itself sees
+    does not matter, so ``visible`` needs no padding mask.
+
+    Args:
+        examples: any number, with or without images.
+        pad_id: token that fills up.
+    """
+    length = max(len(example.input_ids) for example in examples)
+
+    def padded(rows: list[torch.Tensor], fill: int) -> torch.Tensor:
+        out = rows[0].new_full((len(rows), length), fill)
+        for index, row in enumerate(rows):
+            out[index, : len(row)] = row
+        return out
+
+    image_ids = padded([example.image_ids for example in examples], -1)
+    return Batch(
+        input_ids=padded([example.input_ids for example in examples], pad_id),
+        labels=padded([example.labels for example in examples], IGNORE),
+        visible=dense_mask(image_ids, image_ids)[:, None],
+        image_mask=image_ids >= 0,
+        pixel_values=torch.cat([example.pixel_values for example in examples]),
+        image_grid_hw=torch.cat([example.image_grid_hw for example in examples]),
+    )
+
+
+class BatchSource(torch.utils.data.Dataset[list[Batch]]):
+    """Whole optimizer steps by number: what a run sees depends on its seed and the step alone.
+
+    Args:
+        samples: where they come from.
+        tokeniser: turns them into examples.
+        batch_size: samples of a step.
+        micro_batch_size: samples of one forward pass.
+        steps: number of steps.
+        rank, world_size: this process's share of every step.
+    """
+
+    def __init__(
+        self,
+        samples: SampleSource,
+        tokeniser: Tokeniser,
+        *,
+        batch_size: int,
+        micro_batch_size: int,
+        steps: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.samples, self.tokeniser, self.steps = samples, tokeniser, steps
+        self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        """Micro-batches of one step, samples of like length together."""
+        if not 0 <= step < self.steps:
+            raise IndexError(step)
+        indices = range(step * self.batch_size, (step + 1) * self.batch_size)
+        mine = [self.tokeniser(self.samples[i]) for i in indices[self.rank :: self.world_size]]
+        mine.sort(key=lambda example: len(example.input_ids))
+        pad_id = self.tokeniser.processor.tokenizer.pad_token_id
+        groups = np.arange(0, len(mine), self.micro_batch_size)
+        return [collate(mine[g : g + self.micro_batch_size], pad_id) for g in groups]

@@ -1,0 +1,189 @@
+"""Block-wise distillation from a vision teacher (section 3.2, equations 1 to 3).
+
+Block i of the LLM, seen through an auxiliary head, should say of each image token what block i of
+the teacher says of it; the loss is the cosine distance. Heads and teacher are dropped afterwards.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from model_plugin import ConfigError, VoRAForCausalLM
+from vora_serve.training.recipe import Distillation
+
+#: Epsilon of the auxiliary heads' norm, whatever the LLM's own.
+AUX_EPS = 1e-5
+
+
+class Teacher(nn.Module):
+    """A frozen vision transformer of transformers' (AIMv2, CLIP, SigLIP, DINOv2).
+
+    Args:
+        vision: the vision tower; put into evaluation mode and frozen.
+
+    Raises:
+        ConfigError: its blocks cannot be found.
+    """
+
+    def __init__(self, vision: nn.Module) -> None:
+        super().__init__()
+        self.vision = vision.eval().requires_grad_(False)
+        self.patch_size = int(vision.config.patch_size)
+        self.image_size = int(vision.config.image_size)
+        self.hidden_size = int(vision.config.hidden_size)
+        blocks = [m for m in vision.modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
+        if not blocks:
+            raise ConfigError(f"{type(vision).__name__} has no list of blocks to learn from.")
+        self.blocks = [max(blocks, key=len)]  # in a list, so that it is no second child
+
+    @property
+    def depth(self) -> int:
+        """N_vit: number of blocks."""
+        return len(self.blocks[0])
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """A teacher does not train."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(
+        self, pixels: torch.Tensor, wanted: list[int], which: Literal["input", "output"]
+    ) -> list[torch.Tensor]:
+        """Hidden states of some blocks.
+
+        Args:
+            pixels: float (B, 3, S, S).
+            wanted: numbers of blocks.
+            which: states before or after a block.
+
+        Returns:
+            For each block, (B, N, D), N patches; a class token is left out.
+        """
+        with captured(list(self.blocks[0]), wanted, which) as states:
+            self.vision(pixel_values=pixels.to(next(self.vision.parameters()).dtype))
+        patches = (pixels.shape[-1] // self.patch_size) ** 2
+        return [states[i][:, -patches:] for i in wanted]
+
+
+class AuxHeads(nn.Module):
+    """One head a distilled block: RMSNorm and a linear layer without bias (equation 1).
+
+    Args:
+        blocks: numbers of the distilled blocks.
+        llm_size: width of the LLM.
+        teacher_size: width of the teacher.
+    """
+
+    def __init__(self, blocks: list[int], llm_size: int, teacher_size: int) -> None:
+        super().__init__()
+        self.blocks = blocks
+        for block in blocks:
+            head = nn.Sequential(
+                nn.RMSNorm(llm_size, eps=AUX_EPS), nn.Linear(llm_size, teacher_size, bias=False)
+            )
+            self.add_module(f"aux_layer_{block}", head)
+
+    def forward(
+        self, hidden: dict[int, torch.Tensor], targets: list[torch.Tensor]
+    ) -> dict[int, torch.Tensor]:
+        """Distillation loss of each block (equation 2).
+
+        Args:
+            hidden: for each block, (tokens, llm_size), image tokens only.
+            targets: for each block, (tokens, teacher_size).
+
+        Returns:
+            For each block, mean over tokens of 1 - cosine similarity; scalars.
+        """
+        losses = {}
+        for block, target in zip(self.blocks, targets, strict=True):
+            guess = self.get_submodule(f"aux_layer_{block}")(hidden[block])
+            similarity = functional.cosine_similarity(guess.float(), target.float(), dim=-1)
+            losses[block] = (1 - similarity).mean()
+        return losses
+
+
+def distilled_blocks(settings: Distillation, depth: int, llm_blocks: int) -> list[int]:
+    """Numbers of the blocks that learn from the teacher.
+
+    Raises:
+        ConfigError: the teacher has more blocks than the LLM.
+    """
+    if settings.mode == "none":
+        return []
+    if depth > llm_blocks:
+        raise ConfigError(
+            f"The teacher has {depth} blocks, more than the LLM's {llm_blocks}; they are aligned "
+            "one to one."
+        )
+    return [depth - 1] if settings.mode == "last-block" else list(range(depth))
+
+
+def init_embedder(model: VoRAForCausalLM, teacher: Teacher) -> None:
+    """Copy the teacher's patch projection, norm and positions where they fit (AIMv2).
+
+    A teacher of another kind, or of another width or patch size, gives what it has.
+    """
+    own = dict(model.vision_embedding.named_parameters())
+    names = {
+        "embeddings.patch_embed.weight": "patchifier.proj.weight",
+        "embeddings.patch_embed.bias": "patchifier.proj.bias",
+        "embeddings.rms_norm.weight": "patchifier.norm.weight",
+        "embeddings.position_embedding.weight": "pos_embed",
+        "embeddings.patch_embedding.weight": "patchifier.proj.weight",
+        "embeddings.patch_embedding.bias": "patchifier.proj.bias",
+        "embeddings.patch_embeddings.projection.weight": "patchifier.proj.weight",
+        "embeddings.patch_embeddings.projection.bias": "patchifier.proj.bias",
+    }
+    with torch.no_grad():
+        for name, parameter in teacher.vision.named_parameters():
+            target = next((own[t] for suffix, t in names.items() if name.endswith(suffix)), None)
+            if target is not None and target.numel() == parameter.numel():
+                target.copy_(parameter.view_as(target))
+
+
+@contextmanager
+def captured(
+    blocks: list[nn.Module], wanted: list[int], which: Literal["input", "output"]
+) -> Iterator[dict[int, torch.Tensor]]:
+    """Hidden states of some blocks during a forward pass, and of no others.
+
+    Args:
+        blocks: the blocks in order.
+        wanted: numbers of those to look at.
+        which: states before or after the block.
+
+    Yields:
+        Filled by the pass: number of the block to its hidden states (B, T, D).
+    """
+    states: dict[int, torch.Tensor] = {}
+
+    def before(index: int):  # type: ignore[no-untyped-def] # noqa: ANN202
+        def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            states[index] = args[0] if args else kwargs["hidden_states"]
+
+        return hook
+
+    def after(index: int):  # type: ignore[no-untyped-def] # noqa: ANN202
+        def hook(_: nn.Module, __: tuple, output: object) -> None:
+            state = output[0] if isinstance(output, tuple) else output
+            assert isinstance(state, torch.Tensor)
+            states[index] = state
+
+        return hook
+
+    handles = [
+        blocks[i].register_forward_pre_hook(before(i), with_kwargs=True)
+        if which == "input"
+        else blocks[i].register_forward_hook(after(i))
+        for i in wanted
+    ]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()

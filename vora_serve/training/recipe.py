@@ -1,0 +1,152 @@
+"""Recipes: everything a training run depends on, typed, from YAML with ``key=value`` overrides."""
+
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model_plugin import ConfigError
+
+R = TypeVar("R", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    """Unknown keys are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Optimisation(_Strict):
+    """How weights are updated.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: samples in a step, on all processes together.
+        micro_batch_size: samples in one forward pass; the whole batch when absent.
+        lr: peak learning rate.
+        embedder_lr: the patch embedder's; ``lr`` when absent.
+        schedule: ``constant`` or ``cosine`` (to a tenth of ``lr``), after the warm-up.
+        warmup_steps: steps of linear warm-up.
+        optimizer: ``adamw``, or ``muon`` for matrices inside the LLM with ``adamw`` for the rest.
+        weight_decay: decoupled weight decay.
+        betas: AdamW's.
+        max_grad_norm: gradients are scaled down to this norm.
+        seed: of initialisation and of the order of samples.
+        workers: processes that prepare batches.
+        log_every, save_every: in steps; ``save_every`` 0 saves at the end only.
+    """
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    lr: float = Field(gt=0)
+    embedder_lr: float | None = Field(default=None, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    seed: int = 0
+    workers: int = Field(default=0, ge=0)
+    log_every: int = Field(default=10, gt=0)
+    save_every: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.batch_size % (self.micro_batch_size or self.batch_size):
+            raise ValueError("batch_size must be a multiple of micro_batch_size")
+        return self
+
+
+class Distillation(_Strict):
+    """What the LLM's blocks learn from the teacher's (section 3.2).
+
+    Attributes:
+        mode: ``block-wise`` aligns each of the first N_vit blocks, ``last-block`` only the last of
+            them, ``none`` nothing.
+        alignment: ``paper`` compares outputs of block i (equations 1 and 2); ``released`` compares
+            inputs of block i, as the public code does.
+        weight: factor on the distillation loss (1 in equation 4).
+    """
+
+    mode: Literal["block-wise", "last-block", "none"] = "block-wise"
+    alignment: Literal["paper", "released"] = "paper"
+    weight: float = Field(default=1.0, ge=0)
+
+
+class PretrainRecipe(_Strict):
+    """LoRA pretraining with distillation (sections 3.1 to 3.3).
+
+    Attributes:
+        lora_rank: rank of the LoRA factors; alpha equals it, so their scale is 1.
+        n_vit: number of LLM blocks that get LoRA; the teacher's depth when absent.
+        max_length: samples of more tokens are refused.
+    """
+
+    optimisation: Optimisation
+    distillation: Distillation = Distillation()
+    lora_rank: int = Field(default=1024, gt=0)
+    n_vit: int | None = Field(default=None, gt=0)
+    max_length: int = Field(default=2048, gt=0)
+
+
+class FinetuneRecipe(_Strict):
+    """Fine-tuning of the merged model: LLM and embedder train, nothing is distilled.
+
+    Attributes:
+        max_length: samples of more tokens are refused.
+        freeze: name prefixes of parameters that stay as they are; none unless asked.
+    """
+
+    optimisation: Optimisation
+    max_length: int = Field(default=2048, gt=0)
+    freeze: tuple[str, ...] = ()
+
+
+def read_recipe(kind: type[R], file: Path, overrides: list[str]) -> R:
+    """A recipe from a YAML file.
+
+    Args:
+        kind: the recipe's class.
+        file: the file.
+        overrides: ``key=value``, with dots for nested keys; values are YAML.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is wrong; the sentence names it.
+    """
+    try:
+        data: Any = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The recipe {file} cannot be read: {error}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The recipe {file} is not valid YAML: {error}") from error
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"An override is written key=value, not {override!r}.")
+        _set(data, key.split("."), yaml.safe_load(value))
+    return parse_recipe(kind, data)
+
+
+def parse_recipe(kind: type[R], data: Any) -> R:
+    """A recipe from plain data.
+
+    Raises:
+        ConfigError: a key or value is wrong; the sentence names it.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "recipe"
+        raise ConfigError(f"In the recipe, {place}: {first['msg']}.") from error
+
+
+def _set(data: Any, path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        data = data.setdefault(key, {}) if isinstance(data, dict) else None
+        if not isinstance(data, dict):
+            raise ConfigError(f"The override {'.'.join(path)} reaches into what is no section.")
+    data[path[-1]] = value
