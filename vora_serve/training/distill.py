@@ -6,7 +6,8 @@ the teacher says of it; the loss is the cosine distance. Heads and teacher are d
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -32,9 +33,10 @@ class Teacher(nn.Module):
     def __init__(self, vision: nn.Module) -> None:
         super().__init__()
         self.vision = vision.eval().requires_grad_(False)
-        self.patch_size = int(vision.config.patch_size)
-        self.image_size = int(vision.config.image_size)
-        self.hidden_size = int(vision.config.hidden_size)
+        config: Any = vision.config
+        self.patch_size = int(config.patch_size)
+        self.image_size = int(config.image_size)
+        self.hidden_size = int(config.hidden_size)
         blocks = [m for m in vision.modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
         if not blocks:
             raise ConfigError(f"{type(vision).__name__} has no list of blocks to learn from.")
@@ -162,24 +164,16 @@ def captured(
     """
     states: dict[int, torch.Tensor] = {}
 
-    def before(index: int):  # type: ignore[no-untyped-def] # noqa: ANN202
-        def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
-            states[index] = args[0] if args else kwargs["hidden_states"]
+    def before(index: int, _: nn.Module, args: Any, kwargs: Any) -> None:
+        states[index] = args[0] if args else kwargs["hidden_states"]
 
-        return hook
-
-    def after(index: int):  # type: ignore[no-untyped-def] # noqa: ANN202
-        def hook(_: nn.Module, __: tuple, output: object) -> None:
-            state = output[0] if isinstance(output, tuple) else output
-            assert isinstance(state, torch.Tensor)
-            states[index] = state
-
-        return hook
+    def after(index: int, _: nn.Module, __: Any, output: Any) -> None:
+        states[index] = output[0] if isinstance(output, tuple) else output
 
     handles = [
-        blocks[i].register_forward_pre_hook(before(i), with_kwargs=True)
+        blocks[i].register_forward_pre_hook(partial(before, i), with_kwargs=True)
         if which == "input"
-        else blocks[i].register_forward_hook(after(i))
+        else blocks[i].register_forward_hook(partial(after, i))
         for i in wanted
     ]
     try:
