@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
-from model_plugin.config import VoRAConfig
+from model_plugin.config import LINEAR_LAYERS, VoRAConfig
 from model_plugin.errors import CheckpointError, ConfigError
 from model_plugin.images import IMAGE_TOKEN
 
@@ -25,8 +25,6 @@ Part = Literal["llm", "vision", "lora", "aux", "unknown"]
 TensorStream = Iterable[tuple[str, torch.Tensor]]
 
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
-#: Layers that get a bias from the released LoRA code although their architecture has none.
-EXTRA_BIAS_LAYERS = ("self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
 def part_of(name: str) -> Part:
@@ -108,14 +106,19 @@ class Checkpoint:
 
     @property
     def _biasless_layers(self) -> tuple[str, ...]:
-        """Of ``EXTRA_BIAS_LAYERS``, those that the LLM's own configuration builds without bias."""
+        """Linear layers of a block that the LLM's own configuration builds without bias.
+
+        The released LoRA code gives every layer that it touches a bias.
+        """
+        attention, mlp = LINEAR_LAYERS[:4], LINEAR_LAYERS[4:]
         own: tuple[str, ...] = ()
-        if self.config.llm_model_type in ("llama", "qwen3"):
-            if getattr(self.config, "attention_bias", False):
-                own += ("self_attn.o_proj",)
-            if getattr(self.config, "mlp_bias", False):
-                own += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-        return tuple(layer for layer in EXTRA_BIAS_LAYERS if layer not in own)
+        if self.config.llm_model_type == "qwen2":
+            own = attention[:3]
+        elif getattr(self.config, "attention_bias", False):
+            own = attention
+        if getattr(self.config, "mlp_bias", False):
+            own += mlp
+        return tuple(layer for layer in LINEAR_LAYERS if layer not in own)
 
     @property
     def layout(self) -> Literal["pretraining", "merged"]:

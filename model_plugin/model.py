@@ -228,9 +228,10 @@ class VoRAForCausalLM(PreTrainedModel, GenerationMixin):
             cached = past_key_values.get_seq_length() if past_key_values is not None else 0
             if pixel_values is not None and cached:
                 raise ValueError("Images must be given with the first tokens of a sequence.")
+            inputs_embeds = self.embed(input_ids, pixel_values, image_grid_hw)
             if pixel_values is not None and _is_padding_mask(attention_mask):
                 attention_mask = self.attention(input_ids, image_grid_hw, attention_mask)
-            inputs_embeds = self.embed(input_ids, pixel_values, image_grid_hw)
+                attention_mask = self._for_implementation(attention_mask, inputs_embeds.dtype)
         return self.llm(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -240,6 +241,15 @@ class VoRAForCausalLM(PreTrainedModel, GenerationMixin):
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
+
+    def _for_implementation(
+        self, mask: torch.Tensor | None, dtype: torch.dtype
+    ) -> torch.Tensor | None:
+        """Eager attention adds its mask to the scores: give it 0 and the lowest number."""
+        if mask is None or mask.dim() == 2 or self.llm.config._attn_implementation != "eager":
+            return mask
+        lowest = torch.finfo(dtype).min
+        return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, lowest)
 
     def prepare_inputs_for_generation(
         self,

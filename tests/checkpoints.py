@@ -260,7 +260,7 @@ def _random(
     if len(shape) == 1:  # a norm
         return 1 + 0.2 * noise
     if ".lora_" in name:
-        return 0.3 * noise
+        return 0.2 * noise
     if "pos_embed" in name:
         return 0.5 * noise
     if "patchifier.proj" in name:
