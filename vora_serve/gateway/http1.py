@@ -1,9 +1,9 @@
 """A small HTTP/1.1 client over asyncio: one connection, one exchange at a time.
 
-Both directions of the gateway need things that general clients hide: connecting to an address that
-was checked beforehand while the TLS name and ``Host`` stay the URL's, knowing whether a single byte
-of an answer has arrived (only then is a retry unsafe), closing the connection the moment a request is
-cancelled (which is what stops an engine's work), and reading with backpressure at the cost of
+Both directions of the gateway need what general clients hide: connecting to an address that was
+checked beforehand while the TLS name and ``Host`` stay the URL's, knowing whether a single byte of
+an answer has arrived (only then is a retry unsafe), closing the connection the moment a request is
+cancelled (which is what stops an engine's work), and reading with backpressure at a cost of
 microseconds per chunk. Parsing is llhttp's, through httptools.
 """
 

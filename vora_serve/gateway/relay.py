@@ -46,8 +46,8 @@ class StreamState:
 class StreamRelay:
     """Passes one stream on, event by event.
 
-    An event is only looked into when it may carry usage, an error or the end; all others pass as the
-    bytes that came.
+    An event is only looked into when it may carry usage, an error or the end; all others pass as
+    the bytes that came.
 
     Args:
         state: Filled in as the stream goes.

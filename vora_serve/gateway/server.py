@@ -4,75 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
 import logging
-import signal
 import socket
 from collections.abc import Callable, Iterator
 
 import uvicorn
 from fastapi import FastAPI
 
-from vora_serve.errors import ConfigurationError
 from vora_serve.gateway.settings import Settings
 from vora_serve.gateway.state import GatewayState
 
 logger = logging.getLogger("vora_serve.gateway")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def check_exposure(settings: Settings) -> None:
-    """Refuse to serve others without keys, unless told to.
-
-    Raises:
-        ConfigurationError
-    """
-    auth = settings.auth
-    if (
-        auth.keys_file is None
-        and not auth.allow_anonymous
-        and not is_loopback(settings.server.host)
-    ):
-        raise ConfigurationError(
-            f"Serving on {settings.server.host} without API keys would be open to everybody: "
-            "give a key file (auth.keys_file), or set auth.allow_anonymous (--allow-anonymous)."
-        )
-
-
-def bind(host: str, port: int, backlog: int = 2048) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        ConfigurationError: the address is not this machine's, or the port is in use or reserved.
-    """
-    try:
-        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except (OSError, UnicodeError):
-        raise ConfigurationError(f"The host {host} is no address of this machine.") from None
-    listener = socket.socket(info[0], socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(info[4])
-        listener.listen(backlog)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigurationError(f"The port {port} on {host} is in use.") from None
-        if error.errno == errno.EACCES:
-            raise ConfigurationError(f"The port {port} may not be used by this user.") from None
-        raise ConfigurationError(f"The host {host} is no address of this machine.") from None
-    listener.setblocking(False)
-    return listener
 
 
 class Server(uvicorn.Server):
@@ -147,16 +89,8 @@ async def _drain(state: GatewayState, settings: Settings) -> None:
     state.closing = True
     while loop.time() < end and state.active:
         await asyncio.sleep(0.05)
-    for generation in list(state.active):
-        generation.cut()
+    state.cut_all()
     for _ in range(20):
         if not state.active:
             break
         await asyncio.sleep(0.05)
-
-
-def install_signal_handlers(stop: asyncio.Event) -> None:
-    """SIGTERM and SIGINT set the event."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)

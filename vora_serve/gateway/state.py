@@ -90,6 +90,11 @@ class GatewayState:
                 kept.append(old)
         self.balancer.replace(kept)
 
+    def cut_all(self) -> None:
+        """End every request that is still going on."""
+        for generation in list(self.active):
+            generation.cut()
+
     def refresh_gauges(self) -> None:
         """Bring gauges that mirror the engines' state up to date, before they are read."""
         for upstream in self.balancer.upstreams:

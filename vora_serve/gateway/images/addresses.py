@@ -55,7 +55,7 @@ _TRANSLATED = ipaddress.IPv6Network("::ffff:0:0:0/96")  # SIIT
 
 
 def embedded_addresses(address: IPAddress) -> Iterator[ipaddress.IPv4Address]:
-    """IPv4 addresses that packets to an IPv6 address may end up at: mapped, 6to4, Teredo, NAT64..."""
+    """IPv4 addresses inside an IPv6 address: mapped, 6to4, Teredo, NAT64, ISATAP."""
     if isinstance(address, ipaddress.IPv4Address):
         return
     if address.ipv4_mapped is not None:

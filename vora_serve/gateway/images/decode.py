@@ -176,7 +176,8 @@ def _scaled(image: Image.Image) -> Image.Image:
     """Samples of more than eight bits, scaled to eight."""
     wide = image if image.mode == "F" else image.convert("I")
     low, high = wide.getextrema()
-    assert isinstance(low, (int, float)) and isinstance(high, (int, float))
+    assert isinstance(low, (int, float))
+    assert isinstance(high, (int, float))
     if image.mode == "F":
         factor = 255.0 if high <= 1.0 else 1.0 if high <= 255.0 else 255.0 / 65535.0
         bright = high * factor

@@ -1,8 +1,8 @@
 """Fetching one image over http(s), in the way that server-side request forgery cannot use.
 
 The name is resolved once and every address it has is checked; the connection goes to a checked
-address, while ``Host`` and TLS keep the URL's name. Redirects are followed by hand, each one checked
-anew and counted. Bytes are counted as they come, whatever the headers promise.
+address, while ``Host`` and TLS keep the URL's name. Redirects are followed by hand, each one
+checked anew and counted. Bytes are counted as they come, whatever the headers promise.
 """
 
 from __future__ import annotations

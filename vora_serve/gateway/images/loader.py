@@ -1,4 +1,4 @@
-"""All images of one request: counted, fetched or decoded once each, normalised off the event loop."""
+"""All images of one request: counted, fetched once each, normalised off the event loop."""
 
 from __future__ import annotations
 
@@ -104,7 +104,8 @@ class ImageLoader:
         """
         if len(refs) > self._settings.max_count:
             raise ImageRequestError(
-                f"The request has {len(refs)} images; at most {self._settings.max_count} are allowed.",
+                f"The request has {len(refs)} images; "
+                f"at most {self._settings.max_count} are allowed.",
                 code="too_many_images",
             )
         for ref in refs:

@@ -1,4 +1,4 @@
-"""The outermost layer: identity, errors in OpenAI's shape, log line and metrics of every request."""
+"""The outermost layer: identity, errors in OpenAI's shape, log and metrics of every request."""
 
 from __future__ import annotations
 

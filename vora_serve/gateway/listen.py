@@ -1,0 +1,64 @@
+"""The listening socket, and who may be let near it."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+
+from vora_serve.errors import ConfigurationError
+from vora_serve.gateway.settings import Settings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse to serve others without keys, unless told to.
+
+    Raises:
+        ConfigurationError
+    """
+    auth = settings.auth
+    if (
+        auth.keys_file is None
+        and not auth.allow_anonymous
+        and not is_loopback(settings.server.host)
+    ):
+        raise ConfigurationError(
+            f"Serving on {settings.server.host} without API keys would be open to everybody: "
+            "give a key file (auth.keys_file), or set auth.allow_anonymous (--allow-anonymous)."
+        )
+
+
+def bind(host: str, port: int, backlog: int = 2048) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ConfigurationError: the address is not this machine's, or the port is in use or reserved.
+    """
+    try:
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError):
+        raise ConfigurationError(f"The host {host} is no address of this machine.") from None
+    listener = socket.socket(info[0], socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(info[4])
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(f"The port {port} on {host} is in use.") from None
+        if error.errno == errno.EACCES:
+            raise ConfigurationError(f"The port {port} may not be used by this user.") from None
+        raise ConfigurationError(f"The host {host} is no address of this machine.") from None
+    listener.setblocking(False)
+    return listener
