@@ -7,15 +7,19 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from PIL import Image
 
 from tests.oracle import Oracle
+
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 
 BLOCK = 32
 TOLERANCE = 1e-4
@@ -95,9 +99,7 @@ def generate(engine: Any, cases: Sequence[Case], *, prompt_logprobs: bool = True
         )
         for case in cases
     ]
-    outputs: list[Any] = engine.generate(
-        [case.request() for case in cases], params, use_tqdm=False
-    )
+    outputs: list[Any] = engine.generate([case.request() for case in cases], params, use_tqdm=False)
     return outputs
 
 

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
-pytest.importorskip("vllm")
-
-from tests.checkpoints import FIXTURES
-from tests.model_plugin.conftest import Make, noise_image, open_image
+from tests.model_plugin.conftest import Make, noise_image
 from tests.model_plugin.engine.harness import (
     TOLERANCE,
     Case,
     assert_exact,
-    dense,
     difference,
     generate,
+    needs_vllm,
     running_engine,
 )
 from tests.oracle import Oracle
 
-pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("default")]
+pytestmark = [needs_vllm, pytest.mark.engine, pytest.mark.filterwarnings("default")]
 
 #: Of the images below, the largest has this many tokens.
 LARGEST = 120
@@ -127,60 +122,9 @@ def test_causal_attention_is_noticed(
     from model_plugin.engine.attention_cpu import SpanCPUAttentionMetadataBuilder
 
     engine.reset_prefix_cache()
-    monkeypatch.setattr(
-        SpanCPUAttentionMetadataBuilder, "build", CPUAttentionMetadataBuilder.build
-    )
+    monkeypatch.setattr(SpanCPUAttentionMetadataBuilder, "build", CPUAttentionMetadataBuilder.build)
     case = CASES["one_image"]
     [output] = generate(engine, [case])
     engine.reset_prefix_cache()
     assert difference(oracle, case, output) > 100 * TOLERANCE
     assert difference(Oracle(checkpoint, causal=True), case, output) < TOLERANCE
-
-
-@pytest.fixture(scope="module")
-def released_engine() -> Iterator[Any]:
-    with running_engine(FIXTURES / "merged") as engine:
-        yield engine
-
-
-@pytest.mark.parametrize("name", ["text_only", "one_image"])
-def test_released_fixture(released_engine: Any, name: str) -> None:
-    check_released(released_engine, name, "a.png")
-
-
-def test_released_fixture_at_native_resolution(tmp_path: Any) -> None:
-    folder = tmp_path / "native"
-    folder.mkdir()
-    for file in (FIXTURES / "merged").iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    settings = json.loads((folder / "preprocessor_config.json").read_text())
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps(settings | {"resolution": "native", "max_pixels": 14 * 14 * 200})
-    )
-    with running_engine(folder) as engine:
-        check_released(engine, "native_large", "native_large.png")
-
-
-def test_released_pretraining_fixture() -> None:
-    """LoRA is merged as it streams by; what trained with it is left out."""
-    oracle = Oracle(FIXTURES / "pretrain")
-    case = Case("What is <image>?", [open_image("b.png")])
-    with running_engine(FIXTURES / "pretrain") as engine:
-        outputs = generate(engine, [case])
-    assert_exact(oracle, [case], outputs)
-    without = Oracle(FIXTURES / "pretrain", lora=False)
-    assert difference(without, case, outputs[0]) > 100 * TOLERANCE
-
-
-def check_released(engine: Any, name: str, picture: str) -> None:
-    """What the released implementation gave for a fixture."""
-    expected = json.loads((FIXTURES / "expected" / f"{name}.json").read_text())
-    logprobs = np.load(FIXTURES / "expected" / f"{name}.npz")["logprobs"]
-    images = [open_image(picture)] if expected["vision_tokens"] else []
-    case = Case(expected["prompt"], images, max_tokens=len(expected["greedy"]))
-    [output] = generate(engine, [case])
-    assert len(output.prompt_token_ids) == expected["prompt_len"]
-    assert list(output.outputs[0].token_ids) == expected["greedy"]
-    got = np.stack([dense(row) for row in output.prompt_logprobs[1:]])
-    assert np.abs(got - logprobs[:-1]).max() < TOLERANCE
-    assert np.abs(dense(output.outputs[0].logprobs[0]) - logprobs[-1]).max() < TOLERANCE
