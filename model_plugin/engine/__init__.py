@@ -6,10 +6,11 @@ vLLM is imported by the modules in here, not by this package itself.
 from importlib import import_module
 from typing import Any
 
-__all__ = ["VoRAForConditionalGeneration", "mark_cpu_build", "register", "require_vllm"]
+__all__ = ["VoRAForConditionalGeneration", "explain", "mark_cpu_build", "register", "require_vllm"]
 
 _LAZY = {
     "VoRAForConditionalGeneration": "model_plugin.engine.model",
+    "explain": "model_plugin.engine.messages",
     "mark_cpu_build": "model_plugin.engine.compat",
     "register": "model_plugin.engine.registration",
     "require_vllm": "model_plugin.engine.compat",

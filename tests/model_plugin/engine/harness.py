@@ -136,3 +136,11 @@ def assert_exact(oracle: Oracle, cases: Sequence[Case], outputs: Sequence[Any]) 
         greedy = oracle.greedy(case.prompt, case.images, case.max_tokens)
         assert list(output.outputs[0].token_ids) == greedy, case.prompt
         assert difference(oracle, case, output) < TOLERANCE, case.prompt
+
+
+def engine_config(path: str | Path, **settings: Any) -> Any:
+    """vLLM's configuration for a checkpoint, all hooks run, nothing loaded."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    defaults = {"dtype": "float32", "max_model_len": 1024, "max_num_seqs": 8}
+    return EngineArgs(model=str(path), **(defaults | settings)).create_engine_config()

@@ -20,9 +20,7 @@ def sequences(draw: st.DrawFn) -> tuple[int, list[Span]]:
     """A length and spans in it, some of them adjacent."""
     spans: list[Span] = []
     position = 0
-    for gap, length in draw(
-        st.lists(st.tuples(st.integers(0, 5), st.integers(1, 7)), max_size=4)
-    ):
+    for gap, length in draw(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 7)), max_size=4)):
         spans.append((position + gap, position + gap + length - 1))
         position += gap + length
     return position + draw(st.integers(0 if position else 1, 6)), spans
