@@ -81,7 +81,13 @@ class Shield:
     def __init__(self, controls: Iterable[str]) -> None:
         self._controls = sorted(controls, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, self._controls)) or r"(?!)")
-        self._hidden: list[str] = []
+        # Insertion order numbers the marks.
+        self._marks: dict[str, str] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing had to be set aside."""
+        return not self._marks
 
     def hide(self, value: Any) -> Any:
         """A copy of a JSON-like structure whose strings, keys included, hold no control token."""
@@ -104,8 +110,13 @@ class Shield:
             position = match.end()
         return ids + self._encode_text(plain, rendered[position:])
 
+    def restore(self, rendered: str) -> str:
+        """The rendered conversation with everything put back, for people to read."""
+        hidden = list(self._marks)
+        return re.sub(_FENCE + "(.)", lambda m: hidden[ord(m[1]) - _FIRST_MARK], rendered)
+
     def _encode_text(self, plain: Tokenizer, text: str) -> list[int]:
-        text = re.sub(_FENCE + "(.)", lambda m: self._hidden[ord(m[1]) - _FIRST_MARK], text)
+        text = self.restore(text)
         return plain.encode(text, add_special_tokens=False).ids if text else []
 
     def _hide_text(self, text: str) -> str:
@@ -120,9 +131,9 @@ class Shield:
         return text
 
     def _mark(self, text: str) -> str:
-        if text not in self._hidden:
-            self._hidden.append(text)
-        return _FENCE + chr(_FIRST_MARK + self._hidden.index(text))
+        if text not in self._marks:
+            self._marks[text] = _FENCE + chr(_FIRST_MARK + len(self._marks))
+        return self._marks[text]
 
 
 def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
