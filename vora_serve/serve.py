@@ -23,8 +23,8 @@ from vora_serve.engine import (
     check_engine_installed,
 )
 from vora_serve.errors import ConfigurationError, EngineError, VoRAServeError
-from vora_serve.gateway.logs import configure_logging
 from vora_serve.gateway.listen import bind, check_exposure
+from vora_serve.gateway.logs import configure_logging
 from vora_serve.gateway.settings import Settings, load_settings
 
 logger = logging.getLogger("vora_serve.serve")

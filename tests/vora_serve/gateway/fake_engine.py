@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+import uvloop
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -273,7 +274,7 @@ class ThreadServer:
             self.loop.set_exception_handler(lambda *_: None)
             await self._server.serve()
 
-        asyncio.run(main())
+        uvloop.run(main())
 
     def start(self) -> int:
         self._thread.start()
