@@ -14,7 +14,12 @@ from typing import Any, Literal, Self
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    StrictDataclassError,
+)
 from safetensors import SafetensorError, safe_open
 
 from model_plugin.config import LINEAR_LAYERS, VoRAConfig
@@ -274,10 +279,7 @@ def read_config(folder: Path) -> VoRAConfig:
     file = folder / "config.json"
     if not file.is_file():
         raise CheckpointError(f"{folder} has no config.json, so it is no checkpoint.")
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON.") from error
+    data = read_json(file)
     if data.get("model_type") != VoRAConfig.model_type:
         raise CheckpointError(
             f"{folder} is no VoRA checkpoint: its model_type is {data.get('model_type')!r}."
@@ -286,21 +288,36 @@ def read_config(folder: Path) -> VoRAConfig:
         return VoRAConfig(**data)
     except ConfigError:
         raise
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{file} has a value that does not fit: {error}") from error
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ConfigError(f"{file} has a value that does not fit: {reason}") from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: the file holds something else.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not valid JSON.") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file} holds no JSON object.")
+    return data
 
 
 def find_image_token_id(folder: Path) -> int | None:
     """Id of ``<|image_pad|>`` in a checkpoint's tokenizer; None if it does not say."""
     file = folder / "tokenizer.json"
     if file.is_file():
-        for token in json.loads(file.read_text(encoding="utf-8")).get("added_tokens", []):
+        for token in read_json(file).get("added_tokens", []):
             if token["content"] == IMAGE_TOKEN:
                 return int(token["id"])
     file = folder / "tokenizer_config.json"
     if file.is_file():
-        data = json.loads(file.read_text(encoding="utf-8"))
-        for token_id, token in data.get("added_tokens_decoder", {}).items():
+        for token_id, token in read_json(file).get("added_tokens_decoder", {}).items():
             if token["content"] == IMAGE_TOKEN:
                 return int(token_id)
     return None
@@ -311,7 +328,9 @@ def _weight_files(folder: Path) -> dict[str, Path]:
     for kind in ("safetensors", "bin"):
         indexes = sorted(folder.glob(f"*.{kind}.index.json"))
         if indexes:
-            weight_map = json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"]
+            weight_map = read_json(indexes[0]).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise CheckpointError(f"{indexes[0]} has no weight_map.")
             absent = sorted({f for f in weight_map.values() if not (folder / f).is_file()})
             if absent:
                 raise CheckpointError(f"{folder} lacks weight files: {', '.join(absent)}.")

@@ -70,6 +70,8 @@ class ImageSettings:
     def __post_init__(self) -> None:
         if self.resolution not in ("fixed", "native"):
             raise ConfigError(f'resolution must be "fixed" or "native", not {self.resolution!r}.')
+        if min(self.image_std) <= 0:
+            raise ConfigError(f"image_std must be positive, not {list(self.image_std)}.")
         if self.resolution == "fixed" and self.image_size % self.unit:
             raise ConfigError(
                 f"A fixed image of {self.image_size} pixels a side does not divide into "
@@ -98,6 +100,18 @@ class ImageSettings:
         Raises:
             ConfigError: a value is missing or does not fit.
         """
+        try:
+            return cls(**cls._read(data), patch_size=patch_size, merge_size=merge_size)
+        except ConfigError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"preprocessor_config.json has a value that does not fit: {error}."
+            ) from error
+
+    @classmethod
+    def _read(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Fields, but for the model's own two, from the contents of the file."""
         for step in ("do_resize", "do_rescale", "do_normalize"):
             if data.get(step) is False:
                 raise ConfigError(f"preprocessor_config.json switches {step} off; VoRA needs it.")
@@ -105,22 +119,20 @@ class ImageSettings:
         edge = _side(data["size"]) if data.get("size") else None
         if data.get("do_center_crop") is False:
             crop = edge
-        image_size = crop or edge or 448
+        image_size = crop or edge or cls.image_size
         if edge is not None and edge < image_size:
             raise ConfigError(f"crop_size {image_size} is larger than the resized image, {edge}.")
-        return cls(
-            resolution=data.get("resolution", "fixed"),
-            patch_size=patch_size,
-            merge_size=merge_size,
-            image_size=image_size,
-            resize_edge=edge or image_size,
-            min_pixels=int(data.get("min_pixels", cls.min_pixels)),
-            max_pixels=int(data.get("max_pixels", cls.max_pixels)),
-            image_mean=_triple(data.get("image_mean", CLIP_MEAN)),
-            image_std=_triple(data.get("image_std", CLIP_STD)),
-            resample=int(data.get("resample", 3)),
-            rescale_factor=float(data.get("rescale_factor", 1 / 255)),
-        )
+        return {
+            "resolution": data.get("resolution", "fixed"),
+            "image_size": image_size,
+            "resize_edge": edge or image_size,
+            "min_pixels": int(data.get("min_pixels", cls.min_pixels)),
+            "max_pixels": int(data.get("max_pixels", cls.max_pixels)),
+            "image_mean": _triple(data.get("image_mean", CLIP_MEAN)),
+            "image_std": _triple(data.get("image_std", CLIP_STD)),
+            "resample": Image.Resampling(data.get("resample", cls.resample)).value,
+            "rescale_factor": float(data.get("rescale_factor", cls.rescale_factor)),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The contents of a ``preprocessor_config.json`` that ``from_dict`` reads back."""

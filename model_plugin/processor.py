@@ -305,7 +305,7 @@ class VoRAProcessor(ProcessorMixin):
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(path, config=config, **hub)
         tokenizer.padding_side = "left"
-        data = json.loads(_read(path, PREPROCESSOR_FILE, hub) or "{}")
+        data = _read_json(path, PREPROCESSOR_FILE, hub)
         settings = ImageSettings.from_dict(
             {"size": config.image_size} | data,
             patch_size=config.patch_size,
@@ -422,9 +422,20 @@ def _read(path: str, name: str, hub: dict[str, Any]) -> str | None:
     return Path(file).read_text(encoding="utf-8") if file else None
 
 
+def _read_json(path: str, name: str, hub: dict[str, Any]) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint; empty if there is no such file."""
+    try:
+        data = json.loads(_read(path, name, hub) or "{}")
+    except ValueError as error:
+        raise CheckpointError(f"{path}/{name} is not valid JSON.") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}/{name} holds no JSON object.")
+    return data
+
+
 def _read_chat_template(path: str, hub: dict[str, Any]) -> str | None:
     """The checkpoint's own template, from the file that carries one with list content."""
     template = _read(path, "chat_template.jinja", hub)
-    if template is None and (released := _read(path, "chat_template.json", hub)):
-        template = json.loads(released).get("chat_template")
+    if template is None:
+        template = _read_json(path, "chat_template.json", hub).get("chat_template")
     return template

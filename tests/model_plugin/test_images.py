@@ -212,6 +212,12 @@ def test_an_absent_resolution_means_fixed_and_missing_bounds_are_the_released_on
         ({"resolution": "native", "max_pixels": 100}, "max_pixels 100"),
         ({"resolution": "native", "min_pixels": 9000, "max_pixels": 8000}, "min_pixels 9000"),
         ({"image_mean": [0.5]}, "three values"),
+        ({"image_mean": 0.5}, "does not fit"),
+        ({"image_mean": ["a", "b", "c"]}, "does not fit.*'a'"),
+        ({"image_std": [0.2, 0, 0.2]}, "image_std must be positive"),
+        ({"min_pixels": "many"}, "does not fit.*many"),
+        ({"resample": 17}, "does not fit.*17"),
+        ({"size": "large"}, "no square: 'large'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(change: dict[str, Any], words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +295,15 @@ def test_a_tokenizer_without_the_image_token_is_refused(
             (tmp_path / file.name).write_text(text)
     with pytest.raises(CheckpointError, match=r"image_pad"):
         AutoProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "chat_template.json"])
+@pytest.mark.parametrize(("text", "words"), [("{", "not valid JSON"), ("[]", "no JSON object")])
+def test_broken_files_are_named(
+    tmp_path: Path, make_checkpoint: Make, name: str, text: str, words: str
+) -> None:
+    for file in make_checkpoint().glob("*.json"):
+        shutil.copyfile(file, tmp_path / file.name)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CheckpointError, match=f"{name} .*{words}"):
+        VoRAProcessor.from_pretrained(tmp_path)
