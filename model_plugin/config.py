@@ -111,9 +111,9 @@ class VoRAConfig(PreTrainedConfig):
         for key in ("image_size", "patch_size", "spatial_merge_size"):
             if not isinstance(getattr(self, key), int) or getattr(self, key) < 1:
                 raise ConfigError(f"{key} must be a positive integer, not {getattr(self, key)!r}.")
-        if self.image_size % self.patch_size:
+        if self.image_size < self.patch_size:
             raise ConfigError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}."
+                f"image_size {self.image_size} is smaller than patch_size {self.patch_size}."
             )
         if self.vision_attention_mask not in ("bidirectional", "default"):
             raise ConfigError(

@@ -46,7 +46,8 @@ class ImageSettings:
         resolution: ``fixed`` or ``native``.
         patch_size: side P of a patch, in pixels.
         merge_size: m; m x m patches become one LLM token, so grids are multiples of m.
-        image_size: side of the square that a fixed-resolution image becomes, in pixels.
+        image_size: side of the square that a fixed-resolution image becomes, in pixels. What is
+            left at its right and bottom after the last whole unit is not used.
         resize_edge: side that the padded square is resized to before it is cropped to
             ``image_size`` (fixed only; equal to ``image_size`` unless the checkpoint says so).
         min_pixels, max_pixels: bounds on H * W after resizing (native only).
@@ -72,10 +73,10 @@ class ImageSettings:
             raise ConfigError(f'resolution must be "fixed" or "native", not {self.resolution!r}.')
         if min(self.image_std) <= 0:
             raise ConfigError(f"image_std must be positive, not {list(self.image_std)}.")
-        if self.resolution == "fixed" and self.image_size % self.unit:
+        if self.resolution == "fixed" and self.image_size < self.unit:
             raise ConfigError(
-                f"A fixed image of {self.image_size} pixels a side does not divide into "
-                f"units of {self.unit} pixels (patch size times merge size)."
+                f"A fixed image of {self.image_size} pixels a side leaves no room for one token of "
+                f"{self.unit} x {self.unit} pixels (patch size times merge size)."
             )
         if self.resolution == "native" and not self.unit**2 <= self.max_pixels:
             raise ConfigError(
@@ -165,15 +166,16 @@ class ImageSettings:
         return self.max_pixels // self.unit**2
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
-        """Size in pixels, (width, height), that an image of that size is given to the model at.
+        """Size in pixels, (width, height), at which an image of that size reaches the model.
 
         Raises:
             ImageError: the image is too small or too elongated.
         """
         check_size(width, height)
-        if self.resolution == "fixed":
-            return self.image_size, self.image_size
         unit = self.unit
+        if self.resolution == "fixed":
+            side = self.image_size // unit * unit
+            return side, side
         new_w, new_h = (max(unit, round(side / unit) * unit) for side in (width, height))
         if new_w * new_h > self.max_pixels:
             shrink = math.sqrt(width * height / self.max_pixels)
@@ -247,7 +249,7 @@ def preprocess(image: Image.Image, settings: ImageSettings) -> Float32Array:
         image = image.convert("RGB")
     if settings.resolution == "fixed":
         image = _pad_and_resize(image, settings.resize_edge, settings.resample)
-        image = _centre_crop(image, settings.image_size)
+        image = _centre_crop(image, settings.image_size).crop((0, 0, *size))
     elif image.size != size:
         image = image.resize(size, resample=settings.resample)
     return _normalise(np.asarray(image), settings)

@@ -111,6 +111,7 @@ def test_lora_modules_stand_in_the_first_layers(layers: int) -> None:
         ({"patch_size": 0}, "patch_size must be a positive integer"),
         ({"spatial_merge_size": 1.5}, "spatial_merge_size"),
         ({"image_size": "big"}, "image_size"),
+        ({"image_size": 13}, "image_size 13 is smaller than patch_size 14"),
         ({"vision_attention_mask": "causal"}, "vision_attention_mask"),
         ({"position_mode": "rope"}, "position_mode"),
         ({"vision_embedding": "Other"}, "AIMv2Embedding"),

@@ -67,12 +67,15 @@ def test_released_pixels(name: str, file: str, resolution: str, grid: tuple[int,
         {"size": {"height": 224, "width": 224}, "crop_size": 224},
         {"size": 56, "crop_size": {"height": 56, "width": 56}, "resample": 2},
         {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "rescale_factor": 0.01},
+        {"size": 125, "crop_size": 120},  # 8.6 patches: the convolution stops after the 8th
     ],
 )
 def test_fixed_pixels(oracle: Oracle, size: tuple[int, int], change: dict[str, Any]) -> None:
     data = RELEASED | change
     image = noise_image(*size)
     got, want = preprocess(image, read(data)), judge(oracle, data).pixels(image)
+    whole = want.shape[1] // 14 * 14
+    want = want[:, :whole, :whole]
     assert got.shape == want.shape
     assert np.abs(got - want).max() < 1e-5
 

@@ -108,6 +108,7 @@ LAYOUTS: list[dict[str, Any]] = [
     {"style": "ours", "resolution": "native"},
     {"style": "ours", "spatial_merge_size": 2},
     {"image_size": 64, "patch_size": 8, "resolution": "native"},
+    {"image_size": 120},
     {"config": {"vision_attention_mask": "default"}},
 ]
 
