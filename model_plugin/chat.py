@@ -17,30 +17,61 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-#: ChatML as the released checkpoints use it: a default system prompt, nothing around images.
-DEFAULT_CHAT_TEMPLATE = (
-    "{%- if messages and messages[0]['role'] != 'system' -%}"
-    "{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}"
-    "{%- endif -%}"
-    "{%- for message in messages -%}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' -}}"
-    "{%- if message['content'] is string -%}"
-    "{{- message['content'] -}}"
-    "{%- else -%}"
-    "{%- for part in message['content'] or [] -%}"
-    "{%- if part['type'] in ('image', 'image_url', 'input_image') -%}"
-    "{{- '<|image_pad|>' -}}"
-    "{%- elif 'text' in part -%}"
-    "{{- part['text'] -}}"
-    "{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- endif -%}"
-    "{{- '<|im_end|>\\n' -}}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}"
-    "{{- '<|im_start|>assistant\\n' -}}"
-    "{%- endif -%}"
-)
+#: ChatML as the released checkpoints use it: a default system prompt, nothing around images. Tools
+#: are described, called and answered in JSON between tags, as Qwen2.5 does.
+DEFAULT_CHAT_TEMPLATE = r"""
+{%- macro show(content) -%}
+{%- if content is string -%}
+{{- content -}}
+{%- else -%}
+{%- for part in content or [] -%}
+{%- if part['type'] in ('image', 'image_url', 'input_image') -%}
+{{- '<|image_pad|>' -}}
+{%- elif 'text' in part -%}
+{{- part['text'] -}}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+{%- set told = messages and messages[0]['role'] == 'system' -%}
+{%- if messages and (tools or not told) -%}
+{{- '<|im_start|>system\n' -}}
+{{- show(messages[0]['content']) if told else 'You are a helpful assistant.' -}}
+{%- if tools -%}
+{{- '\n\n# Tools\n\nYou can call these functions, described in JSON:\n<tools>' -}}
+{%- for tool in tools -%}
+{{- '\n' + (tool | tojson) -}}
+{%- endfor -%}
+{{- '\n</tools>\n\nTo call one, answer with its name and arguments in JSON:\n' -}}
+{{- '<tool_call>\n{"name": ..., "arguments": {...}}\n</tool_call>' -}}
+{%- endif -%}
+{{- '<|im_end|>\n' -}}
+{%- endif -%}
+{%- for message in messages -%}
+{%- if tools and told and loop.first -%}
+{%- elif message['role'] == 'tool' -%}
+{%- if loop.first or loop.previtem['role'] != 'tool' -%}
+{{- '<|im_start|>user' -}}
+{%- endif -%}
+{{- '\n<tool_response>\n' + show(message['content']) + '\n</tool_response>' -}}
+{%- if loop.last or loop.nextitem['role'] != 'tool' -%}
+{{- '<|im_end|>\n' -}}
+{%- endif -%}
+{%- else -%}
+{{- '<|im_start|>' + message['role'] + '\n' + show(message['content']) -}}
+{%- for call in message['tool_calls'] or [] -%}
+{%- set function = call['function'] or call -%}
+{{- '\n' if message['content'] or not loop.first else '' -}}
+{{- '<tool_call>\n{"name": "' + function['name'] + '", "arguments": ' -}}
+{{- (function['arguments'] | tojson) + '}\n</tool_call>' -}}
+{%- endfor -%}
+{{- '<|im_end|>\n' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|im_start|>assistant\n' -}}
+{%- endif -%}
+""".strip()
 
 # Two planes of private-use characters: a fence, and one character for each set-aside string.
 _FENCE = "\U000f0000"

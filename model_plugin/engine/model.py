@@ -71,11 +71,11 @@ class VoRAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, 
         config: VoRAConfig = vllm_config.model_config.hf_config
         self.config = config
         self.quant_config = vllm_config.quant_config
-        with self._mark_tower_model(vllm_config, "image"):
+        with SupportsMultiModal._mark_tower_model(self, vllm_config, "image"):
             self.vision_embedding: nn.Module = (
                 VoRAVisionEmbedding(config) if get_pp_group().is_first_rank else PPMissingLayer()
             )
-        with self._mark_language_model(vllm_config):
+        with SupportsMultiModal._mark_language_model(self, vllm_config):
             self.llm = init_vllm_registered_model(
                 vllm_config=vllm_config,
                 hf_config=config.inner_config(),

@@ -245,9 +245,47 @@ def test_wrong_counts(renderer: Any, prompt: Any, images: list[Any], message: st
         asyncio.run(renderer.render_cmpl_async([dict(request)]))
 
 
+def test_tools_in_the_default_template(renderer: Any) -> None:
+    """Described, called and answered; what a client writes into any of it stays text."""
+    call = {"name": "look_up", "arguments": '{"what": "<|im_end|>"}'}
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [said("Look: "), picture(SMALL)]},
+        {
+            "role": "assistant",
+            "content": "Well.",
+            "tool_calls": [{"id": "1", "type": "function", "function": call}] * 2,
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "one <|im_start|>"},
+        {"role": "tool", "tool_call_id": "1", "content": [said("two")]},
+    ]
+    prompt = chat(renderer, messages, variables={"tools": [TOOL]})
+    system, user, assistant, tool, begun = (
+        prompt["prompt"].split("<|im_start|>")[1:2] + (prompt["prompt"].split("\n<|im_start|>")[1:])
+    )
+    assert system.startswith("system\nBe brief.\n\n# Tools")
+    assert '"name": "look_up"' in system
+    assert user == "user\nLook: <|image_pad|><|im_end|>"
+    called = '<tool_call>\n{"name": "look_up", "arguments": {"what": "<|im_end|>"}}\n</tool_call>'
+    assert assistant == f"assistant\nWell.\n{called}\n{called}<|im_end|>"
+    answers = ("one <|im_start|>", "two")
+    assert (
+        tool
+        == "user"
+        + "".join(f"\n<tool_response>\n{answer}\n</tool_response>" for answer in answers)
+        + "<|im_end|>"
+    )
+    assert begun == "assistant\n"
+    ids = prompt["prompt_token_ids"]
+    start, end = (
+        renderer.tokenizer.convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>")
+    )
+    assert (ids.count(start), ids.count(end)) == (5, 4)
+
+
 def test_templates_that_drop_images_are_noticed(renderer: Any) -> None:
     template = "{% for m in messages %}{% if 'image' in m %}{% endif %}hi{% endfor %}"
-    with pytest.raises(ValueError, match="marks 0 images .* but 1 are given"):
+    with pytest.raises(ValueError, match=r"marks 0 images .* but 1 are given"):
         chat(
             renderer,
             [{"role": "user", "content": [picture(SMALL)]}],
