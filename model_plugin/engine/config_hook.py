@@ -52,7 +52,7 @@ class VoRAEngineConfig(VerifyAndUpdateConfig):
             # Pillow's own conversion to RGB, as the released pipeline has it; vLLM's would paint
             # a white background under transparency.
             multimodal.media_io_kwargs.setdefault("image", {}).setdefault("image_mode", None)
-        if config.is_mm_prefix_lm and model_config.hf_text_config.sliding_window is not None:
+        if config.is_mm_prefix_lm and getattr(config, "sliding_window", None) is not None:
             raise ConfigError(
                 "The checkpoint uses a sliding window, which cuts image spans; set "
                 "use_sliding_window to false in its config.json."

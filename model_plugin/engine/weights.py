@@ -105,7 +105,8 @@ class _Loading:
             return
         expected = self.expected.get(name)
         if expected is None and name.endswith(".bias"):
-            expected = self.expected.get(name.removesuffix("bias") + "weight", ())[:1]
+            weight = self.expected.get(name.removesuffix("bias") + "weight", ())
+            expected = weight[:1] if len(weight) == 2 else None
         if expected and tuple(tensor.shape) != expected:
             raise CheckpointError(
                 f"The tensor {name} is {list(tensor.shape)}, but the configuration calls for "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -144,3 +145,32 @@ def engine_config(path: str | Path, **settings: Any) -> Any:
 
     defaults = {"dtype": "float32", "max_model_len": 1024, "max_num_seqs": 8}
     return EngineArgs(model=str(path), **(defaults | settings)).create_engine_config()
+
+
+@contextmanager
+def bare_model(path: str | Path, **settings: Any) -> Iterator[Any]:
+    """vLLM's model of a checkpoint, no weights loaded, no engine around it."""
+    from vllm.config import set_current_vllm_config
+    from vllm.distributed import (
+        cleanup_dist_env_and_memory,
+        init_distributed_environment,
+        initialize_model_parallel,
+    )
+    from vllm.model_executor.model_loader.utils import initialize_model
+    from vllm.utils.torch_utils import set_default_torch_dtype
+
+    config = engine_config(path, **settings)
+    saved = dict(os.environ)
+    try:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            set_current_vllm_config(config),
+            set_default_torch_dtype(config.model_config.dtype),
+        ):
+            init_distributed_environment(1, 0, f"file://{folder}/store", 0, "gloo")
+            initialize_model_parallel(1, 1)
+            yield initialize_model(vllm_config=config)
+    finally:
+        cleanup_dist_env_and_memory()
+        os.environ.clear()
+        os.environ.update(saved)
