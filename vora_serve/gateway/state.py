@@ -67,8 +67,10 @@ class GatewayState:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.monitor.stop()
         for upstream in self.balancer.upstreams:
-            upstream.pool.close()
+            upstream.pool.retire()
         self.images.close()
+        for _ in range(3):  # let the aborted transports close before the loop ends
+            await asyncio.sleep(0)
 
     @property
     def ready(self) -> bool:

@@ -136,6 +136,7 @@ class Balancer:
         for old in self.upstreams:
             if old not in upstreams:
                 old.draining = True
+                old.pool.retire()
         self.upstreams = list(upstreams)
         self.wake_all()
 

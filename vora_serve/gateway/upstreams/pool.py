@@ -26,6 +26,7 @@ class ConnectionPool:
         self._keep_alive_s = keep_alive_s
         self._connect_timeout_s = connect_timeout_s
         self._idle: deque[Connection] = deque()
+        self._retired = False
 
     async def acquire(self, fresh: bool = False) -> tuple[Connection, bool]:
         """A connection, and whether it has been used before.
@@ -43,11 +44,16 @@ class ConnectionPool:
 
     def release(self, connection: Connection) -> None:
         """Keep the connection if it can be used again, else close it."""
-        if connection.reusable and len(self._idle) < self._max_idle:
+        if connection.reusable and len(self._idle) < self._max_idle and not self._retired:
             connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:
             connection.close()
+
+    def retire(self) -> None:
+        """Keep no connection from now on."""
+        self._retired = True
+        self.close()
 
     def close(self) -> None:
         """Close every idle connection."""

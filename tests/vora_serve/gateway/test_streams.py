@@ -1,0 +1,286 @@
+"""Streams: clients that leave, engines that die, fall silent or are slow."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.vora_serve.gateway.conftest import LiveGateway, Start
+from tests.vora_serve.gateway.fake_engine import FakeEngine, ThreadServer
+from tests.vora_serve.gateway.fake_web import FakeWeb, serving
+from tests.vora_serve.gateway.test_attacks import silence
+from tests.vora_serve.gateway.test_chat import events
+
+
+def until(condition: Callable[[], Any], within: float = 5.0) -> float:
+    """Wait for a condition; how long it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < within, "it never came to be"
+        time.sleep(0.005)
+    return time.monotonic() - began
+
+
+def body(stream: bool, **more: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "x"}]
+    return {"model": "vora-test", "messages": messages, "stream": stream, **more}
+
+
+def leave(gateway: LiveGateway, payload: dict[str, Any], when: Callable[[], Any]) -> None:
+    """Send a request and drop the connection as soon as ``when`` holds."""
+    import json
+
+    content = json.dumps(payload).encode()
+    host, port = gateway.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = (
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(content)}\r\n\r\n"
+        )
+        connection.sendall(head.encode() + content)
+        until(when)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_leaving_in_prefill(gateway: LiveGateway, engine: FakeEngine, stream: bool) -> None:
+    engine.first_delay_s = 30
+    leave(gateway, body(stream), lambda: engine.running == 1)
+    assert until(lambda: engine.cancelled == 1) < 1
+    until(lambda: not gateway.state.active)
+    assert gateway.state.queue.in_flight == 0
+
+
+def test_leaving_in_decode(gateway: LiveGateway, engine: FakeEngine) -> None:
+    engine.words = ["word "] * 1000
+    engine.delay_s = 0.05
+    with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", json=body(True)) as answer:
+        for _, _line in zip(range(5), answer.iter_lines(), strict=False):
+            pass
+    assert until(lambda: engine.cancelled == 1) < 1
+    assert engine.running == 0
+
+
+def test_leaving_the_queue(engine: FakeEngine, start_gateway: Start) -> None:
+    gateway = start_gateway(engine.url, admission={"max_in_flight": 1})
+    engine.first_delay_s = 3
+    blocker = threading.Thread(target=gateway.chat)
+    blocker.start()
+    until(lambda: engine.running == 1)
+    leave(gateway, body(False), lambda: gateway.state.queue.queued == 1)
+    assert until(lambda: gateway.state.queue.queued == 0) < 1
+    blocker.join()
+    assert len(engine.seen) == 1, "the one that left never reached the engine"
+
+
+def test_leaving_while_images_are_fetched(engine: FakeEngine, start_gateway: Start) -> None:
+    with serving(FakeWeb("127.0.0.2")) as web:
+        web.pages["/silence"] = silence
+        gateway = start_gateway(engine.url, images={"allow_networks": ["127.0.0.2/32"]})
+        part = {"type": "image_url", "image_url": {"url": web.url("/silence")}}
+        payload = body(True, messages=[{"role": "user", "content": [part]}])
+        leave(gateway, payload, lambda: web.open == 1)
+        assert until(lambda: not gateway.state.active) < 1
+        assert not engine.seen
+
+
+def test_an_engine_that_dies_mid_stream(gateway: LiveGateway, engine: FakeEngine) -> None:
+    engine.die_after = 2
+    got = events(gateway.chat(stream=True).text)
+    assert got[-1]["error"]["type"] == "upstream_error"
+    assert "[DONE]" not in got
+    assert [event["choices"][0]["delta"]["content"] for event in got[:-1]] == ["a", " red"]
+    client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0)
+    with pytest.raises(openai.APIError, match="broke off"):
+        list(client.chat.completions.create(**body(True)))
+
+
+def test_an_engine_that_falls_silent(engine: FakeEngine, start_gateway: Start) -> None:
+    gateway = start_gateway(
+        engine.url, routing={"idle_timeout_s": 0.6}, streams={"heartbeat_s": 0.1}
+    )
+    engine.first_delay_s = 30
+    began = time.monotonic()
+    text = gateway.chat(stream=True).text
+    assert time.monotonic() - began < 3
+    assert text.count(": heartbeat") >= 3
+    assert events(text)[-1]["error"]["code"] == "engine_timeout"
+    until(lambda: engine.cancelled == 1)
+
+
+def test_heartbeats_do_not_disturb_clients(engine: FakeEngine, start_gateway: Start) -> None:
+    gateway = start_gateway(engine.url, streams={"heartbeat_s": 0.05})
+    engine.first_delay_s = 0.4
+    client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0)
+    chunks = list(client.chat.completions.create(**body(True)))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == "a red circle"
+
+
+def test_the_deadline_in_prefill_and_in_decode(engine: FakeEngine, start_gateway: Start) -> None:
+    gateway = start_gateway(engine.url, admission={"request_timeout_s": 0.5})
+    engine.first_delay_s = 30
+    answer = gateway.chat()
+    assert answer.status_code == 504
+    assert answer.json()["error"]["code"] == "deadline_exceeded"
+    engine.first_delay_s = 0
+    engine.words = ["word "] * 100
+    engine.delay_s = 0.05
+    got = events(gateway.chat(stream=True).text)
+    assert got[-1]["error"]["code"] == "deadline_exceeded"
+    until(lambda: engine.running == 0)
+
+
+def test_a_client_that_reads_nothing_is_dropped(engine: FakeEngine, start_gateway: Start) -> None:
+    gateway = start_gateway(engine.url, streams={"write_timeout_s": 0.5})
+    engine.words = ["word " * 20_000] * 400
+    host, port = gateway.url.removeprefix("http://").split(":")
+    import json
+
+    content = json.dumps(body(True)).encode()
+    with socket.create_connection((host, int(port))) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        head = (
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(content)}\r\n\r\n"
+        )
+        connection.sendall(head.encode() + content)
+        until(lambda: gateway.state.active)
+        until(lambda: not gateway.state.active, within=10)
+    until(lambda: engine.running == 0)
+
+
+def test_backpressure(gateway: LiveGateway, engine: FakeEngine) -> None:
+    """A slow reader slows the engine; the gateway does not hold the rest."""
+    engine.words = ["word " * 20_000] * 400
+    with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", json=body(True)) as answer:
+        lines = answer.iter_raw()
+        next(lines)
+        time.sleep(0.5)
+        generation = next(iter(gateway.state.active))
+        assert generation.stream is not None
+        assert generation.stream.events < 400, "all of it was swallowed"
+        total = sum(len(piece) for piece in lines)
+    assert total > 30_000_000
+
+
+def test_a_thousand_events_arrive_in_order(gateway: LiveGateway, engine: FakeEngine) -> None:
+    engine.words = [f"{index} " for index in range(1000)]
+    got = events(gateway.chat(stream=True).text)
+    text = "".join(event["choices"][0]["delta"].get("content", "") for event in got[:-1])
+    assert text == "".join(engine.words)
+
+
+def test_slow_bodies(engine: FakeEngine, start_gateway: Start) -> None:
+    gateway = start_gateway(engine.url, server={"body_timeout_s": 0.3, "max_body_bytes": 1000})
+    host, port = gateway.url.removeprefix("http://").split(":")
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head + b"content-length: 100\r\n\r\n{")
+        assert b" 408 " in connection.recv(1000)
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head + b"transfer-encoding: chunked\r\n\r\n")
+        for _ in range(3):
+            connection.sendall(b"200\r\n" + b" " * 512 + b"\r\n")
+        assert b" 413 " in connection.recv(1000)
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head + b"content-length: 1001\r\n\r\n")
+        assert b" 413 " in connection.recv(1000)
+    assert gateway.state.bodies.used == 0
+
+
+def test_body_memory_is_bounded(engine: FakeEngine, start_gateway: Start) -> None:
+    gateway = start_gateway(engine.url, server={"max_body_memory_bytes": 1000})
+    answer = gateway.chat("x" * 2000)
+    assert answer.status_code == 429
+    assert answer.json()["error"]["code"] == "memory_full"
+    assert gateway.chat().status_code == 200
+
+
+def test_media_types(gateway: LiveGateway) -> None:
+    path = "/v1/chat/completions"
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        answer = gateway.client.post(path, content=b"{}", headers={"content-type": kind})
+        assert answer.status_code == 415
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    assert gateway.client.post(path, content=b"x", headers=headers).status_code == 415
+
+
+def test_draining(engine: FakeEngine) -> None:
+    """Asked to stop: not ready at once, the stream finishes, new requests are refused."""
+    import asyncio
+
+    import uvloop
+
+    from vora_serve.gateway import create_app, load_settings
+    from vora_serve.gateway.listen import bind
+    from vora_serve.gateway.server import serve
+
+    engine.words = ["word "] * 40
+    engine.delay_s = 0.05
+    settings = load_settings(
+        flags={
+            "upstreams": [engine.url],
+            "server": {"drain_delay_s": 0.3, "grace_period_s": 5},
+            "logging": {"access": False},
+        }
+    )
+    listener = bind("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    loops: list[Any] = []
+    started = threading.Event()
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        app = create_app(settings)
+        loops.extend((asyncio.get_running_loop(), stop, app.state.gateway))
+        await serve(app, settings, listener, stop, started.set)
+
+    thread = threading.Thread(target=lambda: uvloop.run(main()))
+    thread.start()
+    started.wait(10)
+    answers: list[str] = []
+
+    def ask() -> None:
+        answers.append(httpx.post(f"{url}/v1/chat/completions", json=body(True), timeout=30).text)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    until(lambda: engine.running == 1)
+    loops[0].call_soon_threadsafe(loops[1].set)
+    until(lambda: httpx.get(f"{url}/ready").status_code == 503, within=0.3)
+    until(lambda: loops[2].closing)
+    late = httpx.post(f"{url}/v1/chat/completions", json=body(False))
+    assert late.status_code == 503
+    assert late.json()["error"]["code"] == "draining"
+    asking.join(10)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert events(answers[0])[-1] == "[DONE]"
+
+
+def test_a_killed_engine(start_gateway: Start) -> None:
+    second = FakeEngine()
+    server = ThreadServer(second.app())
+    port = server.start()
+    second.words = ["word "] * 100
+    second.delay_s = 0.05
+    gateway = start_gateway(f"http://127.0.0.1:{port}", routing={"health_interval_s": 0.1})
+    texts: list[str] = []
+    thread = threading.Thread(target=lambda: texts.append(gateway.chat(stream=True).text))
+    thread.start()
+    until(lambda: second.running == 1)
+    server.kill()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert events(texts[0])[-1]["error"]
+    until(lambda: gateway.client.get("/ready").status_code == 503)
+    answer = gateway.chat()
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
