@@ -1,0 +1,56 @@
+"""What is refused before an engine is started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vora_serve.engine import check_checkpoint
+from vora_serve.errors import ConfigurationError
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "released_vora_tiny"
+
+
+def test_a_merged_checkpoint() -> None:
+    found = check_checkpoint(str(FIXTURES / "merged"))
+    assert found.local
+    assert found.name == "merged"
+    assert Path(found.location).is_absolute()
+
+
+def test_a_hub_id() -> None:
+    found = check_checkpoint("Org-1/VoRA-7B.v2")
+    assert (found.location, found.local) == ("Org-1/VoRA-7B.v2", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pretrain", "merge it first"),
+        ("teacher_clip", "model_type is 'clip_vision_model'"),
+        ("expected", "has no config.json"),
+        ("a.png", "no directory"),
+        ("nothing/at/all", "does not exist"),
+    ],
+)
+def test_refusals(name: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        check_checkpoint(str(FIXTURES / name))
+
+
+@pytest.mark.parametrize("config", ["nonsense", "[]", "{}", '{"model_type": 5}'])
+def test_broken_configurations(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ConfigurationError):
+        check_checkpoint(str(tmp_path))
+
+
+def test_no_weights_and_no_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vora"}))
+    with pytest.raises(ConfigurationError, match="no weights"):
+        check_checkpoint(str(tmp_path))
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ConfigurationError, match="no tokenizer"):
+        check_checkpoint(str(tmp_path))
