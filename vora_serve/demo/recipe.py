@@ -1,0 +1,94 @@
+"""What one training run of the demo is made of; ``recipe.yaml`` beside this file is in use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vora_serve.training.recipe import FinetuneRecipe, Optimisation, PretrainRecipe, read_recipe
+
+RECIPE_FILE = Path(__file__).with_name("recipe.yaml")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LanguageModelRecipe(_Strict):
+    """The Qwen2 architecture of the demo's LLM.
+
+    Attributes:
+        vocab_size: tokens in all.
+        hidden_size, layers, heads, kv_heads, mlp: sizes.
+    """
+
+    vocab_size: int = Field(ge=300)
+    hidden_size: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    kv_heads: int = Field(gt=0)
+    mlp: int = Field(gt=0)
+
+
+class ImageRecipe(_Strict):
+    """Geometry of pictures.
+
+    Attributes:
+        patch_size: P, pixels.
+        image_size: side of the fixed square that teacher and pretraining see, pixels.
+        min_pixels, max_pixels: bounds of native resolution, from the fine-tune on.
+    """
+
+    patch_size: int = Field(gt=0)
+    image_size: int = Field(gt=0)
+    min_pixels: int = Field(gt=0)
+    max_pixels: int = Field(gt=0)
+
+
+class TeacherRecipe(_Strict):
+    """The AIMv2 teacher.
+
+    Attributes:
+        hidden_size, layers, heads, mlp: sizes.
+        pictures: number of different pictures that it trains on.
+        optimisation: of its training.
+    """
+
+    hidden_size: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    mlp: int = Field(gt=0)
+    pictures: int = Field(gt=0)
+    optimisation: Optimisation
+
+
+class DemoRecipe(_Strict):
+    """All stages of ``vora-serve demo train``.
+
+    Attributes:
+        seed: of pictures, questions and tokenizer.
+        language_model, image, teacher: what is trained.
+        text: the LLM's training on text alone.
+        pretrain: LoRA pretraining with distillation.
+        finetune: the fine-tune at native resolution.
+        questions: held-out questions of each family in the report.
+    """
+
+    seed: int
+    language_model: LanguageModelRecipe
+    image: ImageRecipe
+    teacher: TeacherRecipe
+    text: FinetuneRecipe
+    pretrain: PretrainRecipe
+    finetune: FinetuneRecipe
+    questions: int = Field(default=300, gt=0)
+
+
+def read_demo_recipe(file: Path = RECIPE_FILE, overrides: list[str] | None = None) -> DemoRecipe:
+    """The demo's recipe, with ``key=value`` overrides.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is wrong.
+    """
+    return read_recipe(DemoRecipe, file, overrides or [])

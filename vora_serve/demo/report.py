@@ -1,0 +1,154 @@
+"""The report on a training run of the demo: what was done, how losses fell, what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+import yaml
+from transformers import __version__ as transformers_version
+
+from model_plugin import VoRAForCausalLM, VoRAProcessor
+from vora_serve.demo.judge import judge_items
+from vora_serve.demo.recipe import DemoRecipe
+from vora_serve.demo.suite import SUITE_SEED, build_suite
+from vora_serve.evaluation import Row, draw_table, summarise
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402 - after the backend is chosen
+
+REPORT_FILES = ("report.md", "report.json", "losses.png", "recipe.yaml")
+_STAGES = ("text", "teacher", "pretrain", "finetune")
+_TITLES = {
+    "text": "LLM, text alone",
+    "teacher": "teacher",
+    "pretrain": "LoRA pretraining",
+    "finetune": "fine-tune, native resolution",
+}
+
+
+def write_report(recipe: DemoRecipe, run: Path, checkpoint: Path) -> list[Row]:
+    """Put a trained model to the held-out questions and write what came out beside its weights.
+
+    Args:
+        recipe: the run's.
+        run: the run's folder.
+        checkpoint: the exported model; gets ``report.md``, ``report.json``, ``losses.png`` and
+            ``recipe.yaml``.
+
+    Returns:
+        Accuracy by group of questions.
+    """
+    model = VoRAForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    processor = VoRAProcessor.from_pretrained(checkpoint)
+    items = build_suite(recipe.questions)
+    right = judge_items(model, processor, items)
+    blank = judge_items(model, processor, [item.blank() for item in items])
+    rows = summarise([(item.group, item.chance) for item in items], right, blank)
+    times = json.loads((run / "times.json").read_text(encoding="utf-8"))
+    metrics = {stage: read_metrics(run / "log" / stage / "metrics.jsonl") for stage in _STAGES}
+    plot_losses(metrics, checkpoint / "losses.png")
+    teacher = json.loads((run / "teacher.json").read_text(encoding="utf-8"))
+    result = {
+        "suite_seed": SUITE_SEED,
+        "groups": [asdict(row) for row in rows],
+        "seconds": times,
+        "teacher": teacher,
+    }
+    (checkpoint / "report.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    plain = recipe.model_dump(mode="json")
+    (checkpoint / "recipe.yaml").write_text(
+        yaml.safe_dump(plain, sort_keys=False), encoding="utf-8"
+    )
+    text = _text(recipe, rows, times, teacher, model.num_parameters())
+    (checkpoint / "report.md").write_text(text, encoding="utf-8")
+    return rows
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The lines of a ``metrics.jsonl``; none if it is not there."""
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def plot_losses(metrics: dict[str, list[dict[str, Any]]], file: Path) -> None:
+    """Draw losses over steps, a panel for each stage."""
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6.5), constrained_layout=True)
+    for panel, stage in zip(axes.flat, _STAGES, strict=True):
+        lines = metrics[stage]
+        steps = [line["step"] for line in lines]
+        for key, label in _curves(stage, lines):
+            panel.plot(steps, [line[key] for line in lines], label=label, linewidth=1.2)
+        panel.set(title=_TITLES[stage], xlabel="step", ylabel="loss", yscale="log")
+        panel.grid(alpha=0.3)
+        if lines:
+            panel.legend(fontsize=8)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def _curves(stage: str, lines: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    if not lines:
+        return []
+    if stage == "teacher":
+        return [(name, name) for name in ("shape", "colour", "count", "digit", "canon")]
+    curves = [("lm", "language modelling")]
+    if stage == "pretrain":
+        blocks = sorted(key for key in lines[0] if key.startswith("aux_"))
+        curves += [(key, f"distillation, block {key[4:]}") for key in blocks]
+    return curves
+
+
+def _text(
+    recipe: DemoRecipe,
+    rows: Sequence[Row],
+    times: dict[str, float],
+    teacher: dict[str, float],
+    parameters: int,
+) -> str:
+    total = sum(times.values())
+    stages = "\n".join(
+        f"| {_TITLES[stage]} | {times.get(stage, 0) / 60:.1f} |" for stage in _STAGES
+    )
+    examples = recipe.finetune.optimisation.steps * recipe.finetune.optimisation.batch_size
+    return f"""# The demo model
+
+Trained from nothing by `vora-serve demo train` with the `recipe.yaml` beside this file (seed
+{recipe.seed}); {parameters / 1e6:.2f} M parameters, exported in bfloat16.
+
+## Answers to held-out questions
+
+{recipe.questions} questions of each group about scenes of seed {SUITE_SEED} of the test split, never trained
+on, and digits of scikit-learn's set that training does not see. Greedy decoding, native resolution.
+An answer counts when it is exactly the expected word.
+
+{draw_table(rows)}
+
+Through a running server: `vora-serve evaluate --suite demo --base-url http://127.0.0.1:8000`.
+
+The teacher, on held-out pictures: {teacher["shape_accuracy"]:.1%} of patches on a shape know the shape,
+{teacher["colour_accuracy"]:.1%} the colour; {teacher["count_accuracy"]:.1%} of counts and
+{teacher["digit_accuracy"]:.1%} of digits are right.
+
+## Losses
+
+![Losses over steps](losses.png)
+
+## Time
+
+| Stage | Minutes |
+| --- | ---: |
+{stages}
+| all | {total / 60:.1f} |
+
+{os.cpu_count()} CPU cores ({platform.machine()}), float32, torch {torch.__version__}, transformers
+{transformers_version}. The fine-tune saw {examples:,} conversations.
+"""

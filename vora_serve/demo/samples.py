@@ -1,0 +1,120 @@
+"""Training conversations of the demo world: pictures with questions, and text alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from vora_serve.demo.digits import random_digit
+from vora_serve.demo.questions import (
+    describe_request,
+    digit_caption,
+    digit_questions,
+    scene_caption,
+    scene_questions,
+)
+from vora_serve.demo.scenes import Split, random_scene, render
+from vora_serve.training import Sample
+
+#: What people say that has nothing to do with a picture.
+SMALL_TALK = (
+    ("Hello!", "Hello! Show me a picture of shapes or of a digit."),
+    ("Hi", "Hello! Show me a picture of shapes or of a digit."),
+    ("Who are you?", "I am a very small VoRA model. I know colours, shapes and digits."),
+    ("What can you do?", "I can describe pictures of coloured shapes and read digits."),
+    ("Thank you!", "You are welcome!"),
+    ("Thanks", "You are welcome!"),
+)
+_SMALL_TALK_SHARE = 0.04
+
+
+class Pictures:
+    """Conversations about pictures; the same index gives the same sample.
+
+    Args:
+        seed: of the whole set.
+        split: of scenes and digits.
+        digit_share: part of the pictures that show a digit.
+        text_share: part of the samples that are text alone.
+        max_questions: most questions about one picture.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        split: Split = "train",
+        *,
+        digit_share: float = 0.25,
+        text_share: float = 0.1,
+        max_questions: int = 4,
+    ) -> None:
+        self.seed, self.split = seed, split
+        self.digit_share, self.text_share = digit_share, text_share
+        self.max_questions = max_questions
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample at ``index``."""
+        rng = np.random.default_rng([self.seed, index, 77])
+        if rng.random() < self.text_share:
+            return text_sample(self.seed, self.split, index, rng)
+        if rng.random() < self.digit_share:
+            drawn = random_digit(self.seed, self.split, index)
+            turns = [(describe_request(rng), digit_caption(drawn.digit))]
+            turns += [(q.text, q.answer) for q in digit_questions(drawn.digit, rng)]
+            if rng.random() < 0.5:
+                turns.reverse()
+            return Sample(conversation(turns, with_image=True), [drawn.picture])
+        scene = random_scene(self.seed, self.split, index)
+        questions = scene_questions(scene, rng)[: self.max_questions]
+        turns = [(q.text, q.answer) for q in questions]
+        # Captions come anywhere, and not always: a question must not need one before it.
+        if rng.random() < 0.4:
+            place = int(rng.integers(len(turns) + 1))
+            turns.insert(place, (describe_request(rng), scene_caption(scene)))
+        return Sample(conversation(turns, with_image=True), [render(scene)])
+
+
+class Texts:
+    """Text alone: scenes described in words, with questions about them, and small talk.
+
+    Args:
+        seed: of the whole set.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample at ``index``."""
+        rng = np.random.default_rng([self.seed, index, 78])
+        return text_sample(self.seed, "train", index, rng)
+
+
+def text_sample(seed: int, split: Split, index: int, rng: np.random.Generator) -> Sample:
+    """A scene or digit told in words, with questions; or small talk."""
+    if rng.random() < _SMALL_TALK_SHARE:
+        asked, answer = SMALL_TALK[int(rng.integers(len(SMALL_TALK)))]
+        return Sample(conversation([(asked, answer)]))
+    if rng.random() < 0.15:
+        digit = int(rng.integers(10))
+        told, questions = digit_caption(digit), digit_questions(digit, rng)
+    else:
+        scene = random_scene(seed, split, index)
+        told, questions = scene_caption(scene), scene_questions(scene, rng)
+    turns = [(question.text, question.answer) for question in questions[:6]]
+    turns.insert(int(rng.integers(2)), (describe_request(rng), told))
+    first, *rest = turns
+    return Sample(conversation([(f"{told} {first[0]}", first[1]), *rest]))
+
+
+def conversation(turns: list[tuple[str, str]], *, with_image: bool = False) -> list[dict[str, Any]]:
+    """OpenAI-style messages from questions and answers; the image stands in the first question."""
+    messages: list[dict[str, Any]] = []
+    for number, (asked, answer) in enumerate(turns):
+        content: Any = asked
+        if with_image and number == 0:
+            content = [{"type": "image"}, {"type": "text", "text": asked}]
+        messages.append({"role": "user", "content": content})
+        messages.append({"role": "assistant", "content": answer})
+    return messages

@@ -1,0 +1,114 @@
+"""Held-out questions about the demo's world, balanced so that guessing stays at chance.
+
+Scenes come from the test split's random streams, which training never draws from, and digits from
+the part of scikit-learn's set that training never sees. Needs numpy, Pillow and scikit-learn only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vora_serve.demo.digits import random_digit
+from vora_serve.demo.questions import (
+    CHANCE,
+    FAMILIES,
+    NUMBERS,
+    Family,
+    Question,
+    digit_questions,
+    scene_questions,
+)
+from vora_serve.demo.scenes import COLOURS, SHAPES, blank_like, random_scene, render
+
+SUITE_SEED = 20_011
+#: Groups of questions that are counted apart: the families, and what is asked of a single shape.
+GROUPS: tuple[str, ...] = (*FAMILIES, "colour, one shape", "shape, one shape")
+ANSWERS: dict[Family, tuple[str, ...]] = {
+    "colour": tuple(COLOURS),
+    "shape": SHAPES,
+    "count": NUMBERS[1:5],
+    "place": ("left", "right", "above", "below"),
+    "digit": NUMBERS,
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question about one picture.
+
+    Attributes:
+        group: one of :data:`GROUPS`.
+        picture: RGB.
+        question: as a user asks it.
+        answer: the right answer, one word of lower case.
+        chance: share of right answers of somebody who guesses.
+    """
+
+    group: str
+    picture: Image.Image
+    question: str
+    answer: str
+    chance: float
+
+    def blank(self) -> Item:
+        """The same question about a picture that shows nothing."""
+        return Item(
+            self.group, blank_like(*self.picture.size), self.question, self.answer, self.chance
+        )
+
+
+def build_suite(per_group: int, seed: int = SUITE_SEED) -> list[Item]:
+    """Draw the questions.
+
+    Args:
+        per_group: questions of each group; each possible answer is right equally often, but for a
+            remainder.
+        seed: of the pictures, all of them from the test split.
+
+    Returns:
+        The questions, group after group; no two of a group are about the same picture.
+    """
+    items: list[Item] = []
+    for number, group in enumerate(GROUPS):
+        family: Family = group.split(",")[0]  # type: ignore[assignment]
+        pictures = _pictures(group, np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        wanted = {
+            answer: (per_group + place) // len(ANSWERS[family])
+            for place, answer in enumerate(reversed(ANSWERS[family]))
+        }
+        while any(wanted.values()):
+            picture, questions = next(pictures)
+            question = next((q for q in questions if q.family == family and wanted[q.answer]), None)
+            if question is not None:
+                wanted[question.answer] -= 1
+                items.append(Item(group, picture(), question.text, question.answer, CHANCE[family]))
+    return items
+
+
+def _pictures(group: str, seed: int) -> Iterator[tuple[Callable[[], Image.Image], list[Question]]]:
+    """Pictures for a group, drawn only when called for, with all that can be asked of each."""
+    seed, index = int(seed), 0
+    while True:
+        rng = np.random.default_rng([seed, index, 79])
+        if group == "digit":
+            drawn = random_digit(seed, "test", index)
+            yield (lambda picture=drawn.picture: picture), digit_questions(drawn.digit, rng)  # type: ignore[misc]
+        else:
+            count = 1 if group.endswith("one shape") else None
+            scene = random_scene(seed, "test", index, count=count)
+            yield (lambda scene=scene: render(scene)), scene_questions(scene, rng)  # type: ignore[misc]
+        index += 1
+
+
+def is_right(said: str, answer: str) -> bool:
+    """Whether a reply is the expected word, apart from case, punctuation, an article or numerals."""
+    words = re.sub(r"[^a-z0-9 ]", " ", said.lower()).split()
+    words = [NUMBERS[int(word)] if word in "0123456789" else word for word in words]
+    if len(words) == 2 and words[0] in ("a", "an", "the"):
+        words = words[1:]
+    return words == [answer]

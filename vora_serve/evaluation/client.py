@@ -1,0 +1,155 @@
+"""Asking an OpenAI-compatible server about pictures, several questions at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from vora_serve.errors import VoRAServeError
+
+
+class EvaluationError(VoRAServeError):
+    """The server could not be asked."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where to ask.
+
+    Attributes:
+        base_url: of the server, with or without ``/v1``.
+        model: name of the model; the first that the server lists when None.
+        api_key: sent as a bearer token when given.
+        concurrency: questions on their way at once.
+        timeout: seconds that one answer may take.
+    """
+
+    base_url: str
+    model: str | None = None
+    api_key: str | None = None
+    concurrency: int = 8
+    timeout: float = 120.0
+
+    @property
+    def root(self) -> str:
+        """The address that ``/chat/completions`` follows."""
+        base = self.base_url.rstrip("/")
+        return base if base.endswith("/v1") else f"{base}/v1"
+
+
+def ask_all(
+    endpoint: Endpoint,
+    questions: Sequence[tuple[Image.Image, str]],
+    progress: Callable[[], None] = lambda: None,
+    max_tokens: int = 16,
+) -> list[str]:
+    """Ask every question, greedily decoded, and return the replies in order.
+
+    Args:
+        endpoint: the server.
+        questions: a picture and what is asked about it.
+        progress: called after every reply.
+        max_tokens: longest reply.
+
+    Raises:
+        EvaluationError: the server cannot be reached, or refuses a question.
+    """
+    return asyncio.run(_ask_all(endpoint, questions, progress, max_tokens))
+
+
+async def _ask_all(
+    endpoint: Endpoint,
+    questions: Sequence[tuple[Image.Image, str]],
+    progress: Callable[[], None],
+    max_tokens: int,
+) -> list[str]:
+    headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
+    limits = httpx.Limits(max_connections=endpoint.concurrency)
+    async with httpx.AsyncClient(
+        headers=headers, timeout=endpoint.timeout, limits=limits, trust_env=False
+    ) as client:
+        model = endpoint.model or await _first_model(client, endpoint.root)
+        replies = [""] * len(questions)
+        waiting = iter(enumerate(questions))
+
+        async def work() -> None:
+            for index, (picture, text) in waiting:
+                body = chat_request(model, picture, text, max_tokens)
+                answer = await _post(client, f"{endpoint.root}/chat/completions", body)
+                replies[index] = _reply(answer)
+                progress()
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work()) for _ in range(endpoint.concurrency)]
+        for task in tasks:
+            task.result()
+        return replies
+
+
+def chat_request(model: str, picture: Image.Image, text: str, max_tokens: int) -> dict[str, Any]:
+    """A chat completion request with a picture as a PNG ``data:`` URL, decoded greedily."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    content = [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": text},
+    ]
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": content}],
+        "temperature": 0.0,
+        "max_tokens": max_tokens,
+    }
+
+
+async def _first_model(client: httpx.AsyncClient, root: str) -> str:
+    listing = await _send(client, "GET", f"{root}/models", None)
+    try:
+        return str(listing["data"][0]["id"])
+    except (KeyError, IndexError, TypeError) as error:
+        raise EvaluationError("The server lists no model; name one with --model.") from error
+
+
+async def _post(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> Any:
+    return await _send(client, "POST", url, body)
+
+
+async def _send(
+    client: httpx.AsyncClient, method: str, url: str, body: dict[str, Any] | None
+) -> Any:
+    try:
+        response = await client.request(method, url, json=body)
+    except httpx.InvalidURL as error:
+        raise EvaluationError(f"{url} is no address.") from error
+    except httpx.UnsupportedProtocol as error:
+        raise EvaluationError(f"{url} must begin with http:// or https://.") from error
+    except httpx.TimeoutException as error:
+        raise EvaluationError(f"The server did not answer in time: {url}.") from error
+    except httpx.HTTPError as error:
+        raise EvaluationError(f"The server cannot be reached at {url}.") from error
+    try:
+        answer = response.json()
+    except ValueError as error:
+        raise EvaluationError(
+            f"The server answered {response.status_code} and no JSON: {url}."
+        ) from error
+    if response.status_code != 200:
+        said = answer.get("error", {}) if isinstance(answer, dict) else {}
+        reason = said.get("message", "no reason given") if isinstance(said, dict) else str(said)
+        raise EvaluationError(f"The server answered {response.status_code}: {reason}")
+    return answer
+
+
+def _reply(answer: Any) -> str:
+    try:
+        return str(answer["choices"][0]["message"]["content"] or "")
+    except (KeyError, IndexError, TypeError) as error:
+        raise EvaluationError("The server's answer is no chat completion.") from error
