@@ -202,7 +202,7 @@ def _delegate(name: str, module: str, whole_app: bool, summary: str) -> None:
 _delegate("pretrain", "vora_serve.training.cli", False, "Teach an LLM to see with LoRA layers.")
 _delegate("merge", "vora_serve.training.cli", False, "Merge LoRA layers into the LLM's weights.")
 _delegate("finetune", "vora_serve.training.cli", False, "Fine-tune a merged model.")
-_delegate("evaluate", "vora_serve.training.cli", False, "Measure a model's answers.")
+_delegate("evaluate", "vora_serve.evaluation.cli", False, "Measure a model's answers.")
 _delegate("demo", "vora_serve.demo.cli", True, "Train and look at the demo model.")
 
 
