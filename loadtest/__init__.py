@@ -1,0 +1,1 @@
+"""Drives load over HTTP, pairs VoRA with an encoder-based baseline, and draws the report."""
