@@ -88,7 +88,7 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
     _add_generation(app, state)
     _add_models(app, state)
     _add_operations(app, state)
-    _complete_openapi(app)
+    _complete_openapi(app, keys_needed=not state.keys.open)
     return app
 
 
@@ -196,7 +196,7 @@ def _add_operations(app: FastAPI, state: GatewayState) -> None:
         return Response(state.metrics.render(), media_type=CONTENT_TYPE)
 
 
-def _complete_openapi(app: FastAPI) -> None:
+def _complete_openapi(app: FastAPI, keys_needed: bool) -> None:
     def build() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(
@@ -204,8 +204,10 @@ def _complete_openapi(app: FastAPI) -> None:
             )
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(definitions())
-            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            schema["security"] = [{"key": []}]
+            if keys_needed:
+                scheme = {"key": {"type": "http", "scheme": "bearer"}}
+                schema["components"]["securitySchemes"] = scheme
+                schema["security"] = [{"key": []}]
             app.openapi_schema = schema
         return app.openapi_schema
 
