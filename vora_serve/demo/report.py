@@ -22,7 +22,7 @@ from vora_serve.demo.suite import SUITE_SEED, build_suite
 from vora_serve.evaluation import Row, draw_table, summarise
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402 - after the backend is chosen
+from matplotlib import pyplot as plt
 
 REPORT_FILES = ("report.md", "report.json", "losses.png", "recipe.yaml")
 _STAGES = ("text", "teacher", "pretrain", "finetune")
@@ -126,17 +126,18 @@ Trained from nothing by `vora-serve demo train` with the `recipe.yaml` beside th
 
 ## Answers to held-out questions
 
-{recipe.questions} questions of each group about scenes of seed {SUITE_SEED} of the test split, never trained
-on, and digits of scikit-learn's set that training does not see. Greedy decoding, native resolution.
-An answer counts when it is exactly the expected word.
+{recipe.questions} questions of each group about scenes of seed {SUITE_SEED} of the test split, which
+training never draws
+from, and digits of scikit-learn's set that training does not see. Greedy decoding, native
+resolution. An answer counts when it is exactly the expected word.
 
 {draw_table(rows)}
 
 Through a running server: `vora-serve evaluate --suite demo --base-url http://127.0.0.1:8000`.
 
-The teacher, on held-out pictures: {teacher["shape_accuracy"]:.1%} of patches on a shape know the shape,
-{teacher["colour_accuracy"]:.1%} the colour; {teacher["count_accuracy"]:.1%} of counts and
-{teacher["digit_accuracy"]:.1%} of digits are right.
+The teacher, on held-out pictures: of the patches on a shape, {teacher["shape_accuracy"]:.1%} know
+the shape and {teacher["colour_accuracy"]:.1%} the colour; {teacher["count_accuracy"]:.1%} of counts
+and {teacher["digit_accuracy"]:.1%} of digits are right.
 
 ## Losses
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -57,9 +57,7 @@ class Item:
 
     def blank(self) -> Item:
         """The same question about a picture that shows nothing."""
-        return Item(
-            self.group, blank_like(*self.picture.size), self.question, self.answer, self.chance
-        )
+        return replace(self, picture=blank_like(*self.picture.size))
 
 
 def build_suite(per_group: int, seed: int = SUITE_SEED) -> list[Item]:
@@ -106,7 +104,7 @@ def _pictures(group: str, seed: int) -> Iterator[tuple[Callable[[], Image.Image]
 
 
 def is_right(said: str, answer: str) -> bool:
-    """Whether a reply is the expected word, apart from case, punctuation, an article or numerals."""
+    """Whether a reply is the expected word, whatever its case, marks, article or numerals."""
     words = re.sub(r"[^a-z0-9 ]", " ", said.lower()).split()
     words = [NUMBERS[int(word)] if word in "0123456789" else word for word in words]
     if len(words) == 2 and words[0] in ("a", "an", "the"):

@@ -53,9 +53,6 @@ def evaluate(
 
 def _ask(endpoint: Endpoint, items: list[Item], name: str) -> list[bool]:
     with tqdm(total=len(items), desc=name, unit="question") as bar:
-        replies = ask_all(
-            endpoint,
-            [(item.picture, item.question) for item in items],
-            lambda: bar.update() and None,
-        )
+        asked = [(item.picture, item.question) for item in items]
+        replies = ask_all(endpoint, asked, lambda: bar.update() and None)
     return [is_right(said, item.answer) for said, item in zip(replies, items, strict=True)]

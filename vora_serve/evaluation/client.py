@@ -86,10 +86,12 @@ async def _ask_all(
                 replies[index] = _reply(answer)
                 progress()
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work()) for _ in range(endpoint.concurrency)]
-        for task in tasks:
-            task.result()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(endpoint.concurrency):
+                    group.create_task(work())
+        except ExceptionGroup as errors:  # the first failure; it ended the others
+            raise errors.exceptions[0] from None
         return replies
 
 
