@@ -170,7 +170,7 @@ class ImageLoader:
         try:
             async with gate:
                 started = time.perf_counter()
-                content = await self._content(ref)
+                content, strict = await self._content(ref)
                 fetched = time.perf_counter()
             result.fetch_s = max(result.fetch_s, fetched - started)
             result.bytes += len(content)
@@ -184,7 +184,8 @@ class ImageLoader:
         except ImageRequestError as error:
             error.param = error.param or ref.param
             raise
-        if image.content is content and ref.url.startswith(f"data:{image.media_type};base64,"):
+        written = f"data:{image.media_type};base64,"
+        if strict and image.content is content and ref.url.startswith(written):
             return ref.url, image.width * image.height
         url = await self._in_thread(lambda: encode_data_url(image.content, image.media_type))
         return url, image.width * image.height
@@ -211,14 +212,15 @@ class ImageLoader:
     async def _in_thread(self, step: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, step)
 
-    async def _content(self, ref: ImageRef) -> bytes:
+    async def _content(self, ref: ImageRef) -> tuple[bytes, bool]:
+        """The file, and whether its data URL may be passed on as it is."""
         limit = self._settings.max_bytes
         if ref.url[:5].lower() == "data:":
             if len(ref.url) < 65536:
                 return decode_data_url(ref.url, limit)
             return await self._in_thread(lambda: decode_data_url(ref.url, limit))
         url = self._fetcher.parse(ref.url)
-        return await self._fetch(url, limit)
+        return await self._fetch(url, limit), False
 
     async def _fetch(self, url: ImageURL, limit: int) -> bytes:
         cache, key = self._cache, str(url)

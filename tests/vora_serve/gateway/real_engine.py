@@ -1,0 +1,89 @@
+"""``vora-serve serve`` with a real vLLM engine for the tiny released checkpoint, as a process."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+MODEL = Path(__file__).parents[2] / "fixtures" / "released_vora_tiny" / "merged"
+
+
+@dataclass
+class Served:
+    """A running command."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait_ready(self, within: float = 240) -> float:
+        """Until an engine can take work; how long it took."""
+        began = time.monotonic()
+        while time.monotonic() - began < within:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"it ended: {self.log.read_text()[-3000:]}")
+            try:
+                if httpx.get(f"{self.url}/ready", timeout=5).status_code == 200:
+                    return time.monotonic() - began
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        raise RuntimeError(f"not ready: {self.log.read_text()[-3000:]}")
+
+    def engine_pids(self) -> list[int]:
+        """The supervised engine and its children, the API server first."""
+        import psutil
+
+        return [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
+
+    def running_requests(self) -> float:
+        """What the engine itself counts as running or waiting, by its own metrics."""
+        match = re.search(r'upstream="unix:([^"]+)"', httpx.get(f"{self.url}/metrics").text)
+        assert match is not None
+        transport = httpx.HTTPTransport(uds=match[1])
+        with httpx.Client(transport=transport, base_url="http://engine") as client:
+            text = client.get("/metrics", timeout=20).text
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in text.splitlines()
+            if line.startswith(("vllm:num_requests_running", "vllm:num_requests_waiting{"))
+        )
+
+
+@contextmanager
+def serving(tmp_path: Path, *arguments: str) -> Iterator[Served]:
+    """The command, ready; stopped at the end."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    log = tmp_path / "serve.log"
+    command = [
+        sys.executable, "-c", "from vora_serve.cli import main; main()", "serve",
+        "--model", str(MODEL), "--served-model-name", "tiny", "--port", str(port), "--verbose",
+        "--allow-image-network", "127.0.0.1/32", *arguments,
+        "--", "--max-model-len", "1024", "--enforce-eager",
+    ]  # fmt: skip
+    env = {**os.environ, "OMP_NUM_THREADS": "2", "VORA_SERVE_ENGINE__CPU_KVCACHE_GIB": "1"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=env)
+        served = Served(f"http://127.0.0.1:{port}", process, log)
+        try:
+            served.wait_ready()
+            yield served
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

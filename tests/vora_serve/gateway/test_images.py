@@ -1,0 +1,291 @@
+"""Normalising images: what the engine gets is what a person would see."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
+from tests.vora_serve.gateway.fake_engine import FakeEngine
+from tests.vora_serve.gateway.fake_web import FakeWeb, response, serving
+from tests.vora_serve.gateway.test_chat import data_url
+from vora_serve.errors import ImageRequestError
+from vora_serve.gateway.images.addresses import AddressPolicy
+from vora_serve.gateway.images.cache import ImageCache
+from vora_serve.gateway.images.decode import DecodeLimits, NormalisedImage, normalise
+from vora_serve.gateway.images.urls import URLPolicy
+
+LIMITS = DecodeLimits(max_pixels=1_000_000, min_side=2, max_aspect_ratio=100)
+
+
+def encode(image: Image.Image, kind: str, **save: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **save)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def decoded(content: bytes, **more: int) -> np.ndarray:
+    """The pixels that the engine would see."""
+    result = normalise(content, LIMITS, **more)  # type: ignore[arg-type]
+    image = Image.open(io.BytesIO(result.content))
+    assert image.mode in ("RGB", "L")
+    assert image.size == (result.width, result.height)
+    return np.asarray(image.convert("RGB"))
+
+
+GRADIENT = np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled(kind: str) -> None:
+    got = decoded(encode(Image.fromarray(GRADIENT), kind))
+    assert np.abs(got[..., 0].astype(int) - GRADIENT / 257).max() <= 1
+
+
+def test_floats_are_scaled() -> None:
+    image = Image.fromarray((GRADIENT / 65535).astype(np.float32))
+    got = decoded(encode(image, "TIFF"))
+    assert np.abs(got[..., 0].astype(int) - GRADIENT / 257).max() <= 1
+
+
+def test_sixteen_bit_colour() -> None:
+    """Pillow cannot write it: one pixel row by hand."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + crc
+
+    row = b"\0" + struct.pack(">6H", 65535, 32768, 0, 257, 514, 65280)
+    content = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(row * 2))
+        + chunk(b"IEND", b"")
+    )
+    assert decoded(content)[0].tolist() == [[255, 128, 0], [1, 2, 255]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_orientation(kind: str, orientation: int) -> None:
+    """The dark corner is put where a viewer shows it."""
+    pixels = np.full((40, 24, 3), 255, np.uint8)
+    pixels[:12, :8] = 0
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    upright = Image.fromarray(pixels)
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}.get(orientation)
+    stored = upright if undo is None else upright.transpose(Image.Transpose(undo))
+    got = decoded(encode(stored, kind, exif=exif))
+    assert got.shape == (40, 24, 3)
+    assert got[3:9, 2:6].mean() < 60
+    assert got[-9:, -6:].mean() > 200
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "save", "expected"),
+    [
+        (Image.new("RGBA", (4, 4), (200, 0, 0, 0)), "PNG", {}, (255, 255, 255)),
+        (Image.new("RGBA", (4, 4), (200, 0, 0, 128)), "PNG", {}, (227, 127, 127)),
+        (Image.new("LA", (4, 4), (0, 128)), "PNG", {}, (127, 127, 127)),
+        (Image.new("RGB", (4, 4), (9, 8, 7)), "PNG", {"transparency": (9, 8, 7)}, (255, 255, 255)),
+        (Image.new("L", (4, 4), 9), "PNG", {"transparency": 9}, (255, 255, 255)),
+        (Image.new("1", (4, 4), 1), "PNG", {}, (255, 255, 255)),
+        (Image.new("CMYK", (4, 4), (255, 0, 0, 0)), "TIFF", {}, (0, 255, 255)),
+        (Image.new("RGBA", (4, 4), (1, 2, 3, 0)), "WEBP", {"lossless": True}, (255, 255, 255)),
+        (Image.new("RGB", (4, 4), (1, 2, 3)), "BMP", {}, (1, 2, 3)),
+    ],
+)  # fmt: skip
+def test_modes(
+    image: Image.Image, kind: str, save: dict[str, object], expected: tuple[int, ...]
+) -> None:
+    got = decoded(encode(image, kind, **save))[1, 1]
+    assert np.abs(got.astype(int) - expected).max() <= 1
+
+
+def test_palette_with_transparency() -> None:
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([10, 20, 30] * 256)
+    image.putpixel((1, 1), 1)
+    got = decoded(encode(image, "PNG", transparency=0))
+    assert got[0, 0].tolist() == [255, 255, 255]
+    assert got[1, 1].tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame(kind: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((250, 0, 0), (0, 250, 0))]
+    content = encode(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert decoded(content)[4, 4, 0] > 200
+
+
+def test_plain_files_pass_as_they_are() -> None:
+    for content in (picture(kind="JPEG"), picture(kind="PNG")):
+        assert normalise(content, LIMITS).content is content
+        assert normalise(content, LIMITS, passthrough=False).content is not content
+
+
+def test_passing_through_changes_no_pixel() -> None:
+    noise = Image.effect_noise((100, 80), 90).convert("RGB")
+    content = encode(noise, "JPEG", quality=80)
+    with_passthrough = decoded(content)
+    without = np.asarray(
+        Image.open(io.BytesIO(normalise(content, LIMITS, passthrough=False).content))
+    )
+    assert (with_passthrough == without).all()
+
+
+def test_pixel_budget() -> None:
+    result: NormalisedImage = normalise(picture(400, 100), LIMITS, budget=10_000)
+    assert (result.width, result.height) == (200, 50)
+
+
+@given(st.binary(max_size=300), st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"]))
+def test_any_bytes(junk: bytes, kind: str) -> None:
+    """A real beginning, then anything: an image or one clean error."""
+    content = picture(16, 16, kind=kind)
+    for at in (8, 20, len(content) // 2):
+        with contextlib.suppress(ImageRequestError):
+            normalise(content[:at] + junk + content[at + len(junk) :], LIMITS)
+
+
+def test_detail_changes_nothing_unless_told(engine: FakeEngine, start_gateway: Start) -> None:
+    def sizes(gateway: LiveGateway) -> list[tuple[int, int]]:
+        engine.image_sizes.clear()
+        for detail in ("low", "high"):
+            url = {"url": data_url(picture(400, 100)), "detail": detail}
+            assert gateway.chat([{"type": "image_url", "image_url": url}]).status_code == 200
+        return list(engine.image_sizes)
+
+    assert sizes(start_gateway(engine.url)) == [(400, 100), (400, 100)]
+    told = start_gateway(engine.url, images={"detail_pixels": {"low": 10_000}})
+    assert sizes(told) == [(200, 50), (400, 100)]
+
+
+def test_the_cache_asks_again_with_validators(engine: FakeEngine, start_gateway: Start) -> None:
+    content = picture()
+
+    async def page(_: str, headers: dict[str, str], writer: asyncio.StreamWriter) -> None:
+        if headers.get("if-none-match") == '"v1"':
+            writer.write(b'HTTP/1.1 304 Not Modified\r\netag: "v1"\r\n\r\n')
+        else:
+            writer.write(response(content, 'etag: "v1"'))
+        await writer.drain()
+
+    with serving(FakeWeb("127.0.0.2")) as web:
+        web.pages["/kept.png"] = page
+        web.pages["/private.png"] = response(content, "cache-control: no-store")
+        gateway = start_gateway(
+            engine.url,
+            images={
+                "allow_networks": ["127.0.0.2/32"],
+                "cache": {"enabled": True, "ttl_s": 0.3},
+            },
+        )
+        for _ in range(3):
+            assert gateway.show(web.url("/kept.png")).status_code == 200
+        assert len(web.requests) == 1
+        import time
+
+        time.sleep(0.35)
+        assert gateway.show(web.url("/kept.png")).status_code == 200
+        assert web.requests[-1][1]["if-none-match"] == '"v1"'
+        for _ in range(2):
+            gateway.show(web.url("/private.png"))
+        assert [path for path, _ in web.requests].count("/private.png") == 2
+
+
+def test_the_cache_is_bounded() -> None:
+    cache = ImageCache(1000, 60)
+    for index in range(10):
+        cache.put(f"{index}", b"a" * 200, None, None)
+    assert [cache.get(f"{index}") is not None for index in range(10)] == [False] * 5 + [True] * 5
+    cache.put("large", b"a" * 900, None, None)
+    assert cache.get("large") is None
+
+
+def test_what_is_sent_to_hosts(engine: FakeEngine, start_gateway: Start) -> None:
+    """Nothing of the caller's, nothing kept between requests, no compressed bodies asked for."""
+    with serving(FakeWeb("127.0.0.2")) as web:
+        web.pages["/a.png"] = response(picture(), "set-cookie: a=b")
+        gateway = start_gateway(engine.url, images={"allow_networks": ["127.0.0.2/32"]})
+        for _ in range(2):
+            gateway.show(web.url("/a.png"))
+        for _, headers in web.requests:
+            assert set(headers) == {"host", "user-agent", "accept", "accept-encoding", "connection"}
+            assert headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("10.1.2.3", True),
+        ("10.2.0.1", False),
+        ("::ffff:10.1.2.3", True),
+        ("::ffff:10.2.0.1", False),
+        ("9.9.9.9", False),
+        ("64:ff9b::909:909", False),
+        ("169.254.169.254", False),
+        ("168.63.129.16", False),
+    ],
+)
+def test_address_policy(address: str, allowed: bool) -> None:
+    import ipaddress
+
+    policy = AddressPolicy(allow=["10.1.0.0/16", "169.254.0.0/16"], deny=["9.9.9.9/32"])
+    assert policy.allowed(ipaddress.ip_address(address)) is allowed
+
+
+def test_metadata_needs_its_own_entry() -> None:
+    import ipaddress
+
+    address = ipaddress.ip_address("169.254.169.254")
+    assert AddressPolicy(allow=["169.254.169.254/32"]).allowed(address)
+
+
+def test_host_lists() -> None:
+    policy = URLPolicy(
+        ["https"], allow_hosts=["*.example.org", "pics.test"], deny_hosts=["bad.example.org"]
+    )
+    assert policy.parse("https://A.Example.ORG./x?y#z").target == "/x?y"
+    policy.parse("https://pics.test/")
+    for refused in (
+        "https://example.org/", "https://bad.example.org/", "https://evilexample.org/",
+        "https://pics.test.evil/", "http://pics.test/",
+    ):  # fmt: skip
+        with pytest.raises(ImageRequestError):
+            policy.parse(refused)
+
+
+@given(st.text(max_size=60))
+def test_any_url(text: str) -> None:
+    """Parsed without credentials, backslashes or odd hosts; or one clean error."""
+    policy = URLPolicy(["http", "https"])
+    for url in (text, f"http://{text}", f"http://a.test/{text}", f"http://a.test:{text}"):
+        try:
+            parsed = policy.parse(url)
+        except ImageRequestError:
+            continue
+        assert "\\" not in str(parsed)
+        assert "@" not in parsed.host
+        assert parsed.host.isascii()
+        assert parsed.target.startswith("/")
+        assert "\r" not in str(parsed)
+
+
+def test_data_urls_with_line_breaks(gateway: LiveGateway) -> None:
+    text = base64.encodebytes(picture()).decode()
+    assert gateway.show(f"data:image/png;base64,{text}").status_code == 200
+    assert gateway.show(f"data:image/png;base64,{text.strip().rstrip('=')}").status_code == 200
