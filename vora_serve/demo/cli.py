@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vora_serve.demo.recipe import RECIPE_FILE
+from vora_serve.errors import ConfigurationError
 
 app = typer.Typer(help="Train and look at the demo model.", no_args_is_help=True)
 
@@ -18,7 +18,9 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to the recipe: key=value, dots nest.")
     ] = None,
-    config: Annotated[Path, typer.Option(help="The recipe, a YAML file.")] = RECIPE_FILE,
+    config: Annotated[
+        Path | None, typer.Option(help="The recipe, a YAML file; the demo's own by default.")
+    ] = None,
     run: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
     fresh: Annotated[
         bool, typer.Option(help="Begin anew instead of going on with the run in the folder.")
@@ -27,30 +29,37 @@ def train(
     """Train tokenizer, LLM and teacher, pretrain, merge, fine-tune, export, and write a report."""
     import transformers
 
-    from vora_serve.demo.recipe import read_demo_recipe
+    from vora_serve.demo.recipe import RECIPE_FILE, read_demo_recipe
     from vora_serve.demo.train import clean, train_demo
 
     transformers.logging.set_verbosity_error()
-    recipe = read_demo_recipe(config, overrides)
+    recipe = read_demo_recipe(config or RECIPE_FILE, overrides)
     if fresh:
         clean(run)
     out = train_demo(recipe, run)
-    sys.stdout.write(f"The model is in {out}.\n")
+    sys.stdout.write((out / "report.md").read_text(encoding="utf-8"))
+    sys.stdout.write(f"\nThe model is in {out}.\n")
 
 
 @app.command()
-def scenes(
-    out: Annotated[Path, typer.Argument(help="Folder for the pictures.")],
-    count: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Of the pictures.")] = 7,
+def picture(
+    file: Annotated[Path, typer.Argument(help="The picture to write, PNG.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the picture.")] = 7,
+    digit: Annotated[bool, typer.Option(help="A handwritten digit instead of shapes.")] = False,
 ) -> None:
-    """Draw pictures of the demo's world, with what they show, to try the model on."""
-    from vora_serve.demo.questions import scene_caption
+    """Draw a held-out picture of the demo's world, to try the model on, and say what it shows."""
+    from vora_serve.demo.digits import random_digit
+    from vora_serve.demo.questions import digit_caption, scene_caption
     from vora_serve.demo.scenes import random_scene, render
 
-    out.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        scene = random_scene(seed, "test", index)
-        file = out / f"scene-{index}.png"
-        render(scene).save(file)
-        sys.stdout.write(f"{file}: {scene_caption(scene)}\n")
+    if digit:
+        drawn = random_digit(seed, "test", 0)
+        image, shows = drawn.picture, digit_caption(drawn.digit)
+    else:
+        scene = random_scene(seed, "test", 0)
+        image, shows = render(scene), scene_caption(scene)
+    try:
+        image.save(file, "PNG")
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be written: {error.strerror}.") from error
+    sys.stdout.write(f"{file}: {shows}\n")

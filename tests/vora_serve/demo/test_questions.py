@@ -1,4 +1,4 @@
-"""Answers are right by rules written here anew, questions leave no doubt, guessing gains nothing."""
+"""Answers are right by rules written here anew, questions leave no doubt, guessing is chance."""
 
 from __future__ import annotations
 
