@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import re
@@ -37,7 +38,8 @@ class EngineSupervisor:
         stop_timeout_s: Between SIGTERM and SIGKILL.
         backoff_s, backoff_max_s: First and longest pause before a restart.
         stable_after_s: An engine that ran this long starts the pauses anew.
-        hang_timeout_s: Silence of its health page after which it is killed; 0: never.
+        hang_timeout_s: Silence after which it is killed, of its health page or of a request for
+            one token that is sent now and then; 0: never.
         on_down: Called when the engine is known to be gone.
         show_output: Pass the engine's own output through instead of keeping its last lines.
     """
@@ -192,16 +194,28 @@ class EngineSupervisor:
         """Whether ``GET /health`` on the socket says 200."""
         if not self.socket.exists():
             return False
+        return (await self._ask(b"GET", b"/health", b"", 5)).startswith(b"HTTP/1.1 200")
+
+    async def _generates(self) -> bool:
+        """Whether the engine still gives a token, or any answer: its health page alone may."""
+        body = {"model": self._launch.served_names[0], "prompt": ".", "max_tokens": 1}
+        content = json.dumps(body).encode()
+        return bool(await self._ask(b"POST", b"/v1/completions", content, self._hang_timeout_s))
+
+    async def _ask(self, method: bytes, path: bytes, body: bytes, timeout: float) -> bytes:
+        """The status line of an answer; empty where there is none in time."""
         writer = None
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(timeout):
                 reader, writer = await asyncio.open_unix_connection(str(self.socket))
                 writer.write(
-                    b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+                    method + b" " + path + b" HTTP/1.1\r\nHost: localhost\r\n"
+                    b"Connection: close\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\n\r\n" % len(body) + body
                 )
-                return (await reader.readline()).startswith(b"HTTP/1.1 200")
+                return await reader.readline()
         except (OSError, TimeoutError):
-            return False
+            return b""
         finally:
             if writer is not None:
                 writer.close()
@@ -233,20 +247,38 @@ class EngineSupervisor:
         process = self._process
         assert process is not None
         ended = asyncio.ensure_future(process.wait())
-        last_answer = time.monotonic()
+        watch = asyncio.ensure_future(self._until_hung())
+        try:
+            await asyncio.wait({ended, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if process.returncode is not None:
+                return f"ended with code {process.returncode}"
+            return f"has not answered for {self._hang_timeout_s:.0f} s"
+        finally:
+            ended.cancel()
+            watch.cancel()
+
+    async def _until_hung(self) -> None:
+        """Until neither a health page nor a token came within the hang timeout."""
+        last_answer = last_token = time.monotonic()
+        asking: asyncio.Task[bool] | None = None
         try:
             while True:
-                done, _ = await asyncio.wait({ended}, timeout=2)
-                if done:
-                    return f"ended with code {process.returncode}"
+                await asyncio.sleep(min(2.0, self._hang_timeout_s / 4 or 2.0))
                 if not self._hang_timeout_s:
                     continue
                 if await self._healthy():
                     last_answer = time.monotonic()
-                elif time.monotonic() - last_answer > self._hang_timeout_s:
-                    return f"has not answered for {self._hang_timeout_s:.0f} s"
+                if time.monotonic() - last_answer > self._hang_timeout_s:
+                    return
+                if asking is None and time.monotonic() - last_token > self._hang_timeout_s / 2:
+                    asking = asyncio.create_task(self._generates())
+                if asking is not None and asking.done():
+                    if not asking.result():
+                        return
+                    asking, last_token = None, time.monotonic()
         finally:
-            ended.cancel()
+            if asking is not None:
+                asking.cancel()
 
     async def _end(self, at_once: bool = False) -> None:
         """End the process and all its children: politely, then not; or at once, if it hangs."""

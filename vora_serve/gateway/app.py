@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from vora_serve.errors import NotFoundError, UnavailableError
 from vora_serve.gateway.context import SCOPE_KEY
 from vora_serve.gateway.generation import GenerationResponse
+from vora_serve.gateway.http1 import HTTPClientError
 from vora_serve.gateway.images import Resolver
 from vora_serve.gateway.metrics import CONTENT_TYPE
 from vora_serve.gateway.middleware import AuthMiddleware, ContextMiddleware, as_api_error
@@ -57,6 +58,7 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
         Middleware(
             ContextMiddleware,
             metrics=state.metrics,
+            tracer=state.tracer,
             trusted_proxies=settings.server.trusted_proxies,
         ),
         Middleware(AuthMiddleware, keys=state.keys, protect_metrics=settings.auth.protect_metrics),
@@ -194,6 +196,24 @@ def _add_operations(app: FastAPI, state: GatewayState) -> None:
     def metrics() -> Response:  # in a thread: rendering must not hold up streams
         state.refresh_gauges()
         return Response(state.metrics.render(), media_type=CONTENT_TYPE)
+
+    @app.get(
+        "/metrics/engines/{index}",
+        summary="An engine's own metrics.",
+        response_class=Response,
+        responses=error_responses(404, 503),
+    )
+    async def engine_metrics(index: str) -> Response:
+        upstreams = state.balancer.upstreams
+        if not index.isdecimal() or len(index) > 4 or int(index) >= len(upstreams):
+            raise NotFoundError("There is no such engine.", code="not_found")
+        try:
+            status, body = await upstreams[int(index)].get(b"/metrics", 16 * 2**20)
+        except (HTTPClientError, TimeoutError):
+            status, body = 0, b""
+        if status != 200:
+            raise UnavailableError("The engine could not be reached.", retry_after=2)
+        return Response(body, media_type=CONTENT_TYPE)
 
 
 def _complete_openapi(app: FastAPI, keys_needed: bool) -> None:

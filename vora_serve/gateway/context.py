@@ -28,6 +28,8 @@ class RequestContext:
     waited_s: float = 0.0
     """Spent on others: the client's body, the queue, the images' hosts, the engine."""
     dropped_fields: list[str] = field(default_factory=list)
+    span: Any = None
+    """The request's OpenTelemetry span, where traces are made."""
     fields: dict[str, Any] = field(default_factory=dict)
     """What the access log says besides the usual."""
 

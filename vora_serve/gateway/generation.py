@@ -241,6 +241,9 @@ class _Generation:
             (b"accept", b"text/event-stream" if parsed.stream else b"application/json"),
             (b"x-request-id", secrets.token_hex(16).encode()),
         ]
+        traceparent = self.state.tracer.traceparent(context.span)
+        if traceparent is not None:
+            headers.append((b"traceparent", traceparent))
         tokens = (
             parsed.text_chars // 4
             + _TOKENS_PER_IMAGE * len(parsed.images)

@@ -97,7 +97,7 @@ class EngineSettings(Section):
     cpu_kvcache_gib: PositiveInt | None = None
     """``VLLM_CPU_KVCACHE_SPACE``; derived from the machine's memory where absent."""
     hang_timeout_s: Annotated[float, Field(ge=0)] = 60.0
-    """Restart an engine whose ``/health`` has not answered for so long; 0: never."""
+    """Restart an engine that has given neither health nor a token for so long; 0: never."""
 
 
 class UpstreamSettings(Section):
@@ -262,7 +262,7 @@ class LoggingSettings(Section):
 
 
 class TracingSettings(Section):
-    """OpenTelemetry traces, when the SDK is installed."""
+    """OpenTelemetry traces over OTLP; the exporter reads its usual ``OTEL_`` variables."""
 
     enabled: bool = False
     service_name: str = "vora-serve"

@@ -12,6 +12,7 @@ from vora_serve.gateway.body import BodyBudget
 from vora_serve.gateway.images import ImageLoader, Resolver
 from vora_serve.gateway.metrics import Metrics
 from vora_serve.gateway.settings import Settings, UpstreamSettings
+from vora_serve.gateway.tracing import Tracer
 from vora_serve.gateway.upstreams import Balancer, HealthMonitor, Upstream
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class GatewayState:
     def __init__(self, settings: Settings, resolver: Resolver | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.tracer = Tracer(settings.tracing)
         self.keys = KeyRing(settings.auth.keys_file)
         admission = settings.admission
         self.queue = FairQueue(
@@ -69,6 +71,7 @@ class GatewayState:
         for upstream in self.balancer.upstreams:
             upstream.pool.retire()
         self.images.close()
+        self.tracer.stop()
         for _ in range(3):  # let the aborted transports close before the loop ends
             await asyncio.sleep(0)
 

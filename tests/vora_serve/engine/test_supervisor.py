@@ -100,6 +100,17 @@ def test_a_hung_engine_is_replaced() -> None:
     run(scenario)
 
 
+def test_an_engine_that_is_healthy_but_generates_nothing() -> None:
+    async def scenario() -> None:
+        engine = supervisor("--mute", hang_timeout_s=0.5)
+        await engine.start()
+        pid = engine.pid
+        await until(lambda: engine.pid not in (None, pid))
+        await engine.stop()
+
+    run(scenario)
+
+
 def test_the_first_start_fails_with_a_reason() -> None:
     async def scenario() -> None:
         engine = supervisor("--fail", "no room for the KV cache")

@@ -37,6 +37,7 @@ TOOL = {
     "function": {
         "name": "look",
         "description": "look again",
+        "strict": True,
         "parameters": {
             "type": "object",
             "properties": {"close": {"type": "boolean"}},
@@ -242,7 +243,6 @@ def test_leaving_stops_the_engine(served: Served, stream: bool) -> None:
 def test_langchain(served: Served) -> None:
     langchain = pytest.importorskip("langchain_openai")
     from langchain_core.messages import HumanMessage
-    from langchain_core.rate_limiters import InMemoryRateLimiter  # noqa: F401 - the extra is there
 
     model = langchain.ChatOpenAI(
         base_url=f"{served.url}/v1", api_key="none", model="tiny", max_tokens=60, temperature=0
@@ -255,7 +255,7 @@ def test_langchain(served: Served) -> None:
         {"title": "answer", **SCHEMA}, method="json_schema"
     ).invoke("is it?")
     assert isinstance(formed["yes"], bool)
-    called = model.bind_tools([TOOL], tool_choice="look").invoke("look")
+    called = model.bind_tools([TOOL], tool_choice="look", strict=True).invoke("look")
     assert called.tool_calls[0]["name"] == "look"
     with pytest.raises(openai.BadRequestError):
         model.invoke([HumanMessage(content=show("http://10.0.0.1/"))])

@@ -13,6 +13,10 @@ from vora_serve.gateway.middleware.context import find_header
 PUBLIC_PATHS = frozenset(("/", "/health", "/ready", "/docs", "/openapi.json"))
 
 
+def _is_metrics(path: str) -> bool:
+    return path == "/metrics" or path.startswith("/metrics/engines/")
+
+
 class AuthMiddleware:
     """Pure ASGI. Decides by the path that routing uses, never by ``Host`` or a rebuilt URL.
 
@@ -25,15 +29,20 @@ class AuthMiddleware:
     def __init__(self, app: ASGIApp, keys: KeyRing, protect_metrics: bool = False) -> None:
         self._app = app
         self._keys = keys
-        self._public = PUBLIC_PATHS if protect_metrics else PUBLIC_PATHS | {"/metrics"}
+        self._protect_metrics = protect_metrics
+
+    def _asks(self, path: str) -> bool:
+        if _is_metrics(path):
+            return self._protect_metrics
+        return path not in PUBLIC_PATHS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in self._public:
+        if scope["type"] == "http" and self._asks(scope["path"]):
             context: RequestContext = scope[SCOPE_KEY]
             header = find_header(scope, b"authorization")
             key = self._keys.authenticate(header.decode("latin-1") if header else None)
             needed: KeyScope = "generate"
-            if scope["path"] == "/metrics":
+            if _is_metrics(scope["path"]):
                 needed = "metrics"
             elif scope["path"].startswith("/v1/models"):
                 needed = "models"

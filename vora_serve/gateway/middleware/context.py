@@ -72,11 +72,19 @@ class ContextMiddleware:
     Args:
         app: The next layer.
         metrics: Where requests are counted.
+        tracer: What makes their spans.
         trusted_proxies: Networks whose ``X-Forwarded-For`` is believed.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, trusted_proxies: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        tracer: Tracer,
+        trusted_proxies: Sequence[str] = (),
+    ) -> None:
         self._app = app
+        self._tracer = tracer
         self._metrics = metrics
         self._proxies = [ipaddress.ip_network(text) for text in trusted_proxies]
 
@@ -90,6 +98,13 @@ class ContextMiddleware:
             client=self._client(scope),
         )
         scope[SCOPE_KEY] = context
+        if self._tracer.enabled and scope["path"] not in _QUIET:
+            parent = find_header(scope, b"traceparent")
+            context.span = self._tracer.start(
+                f"{scope['method']} request",
+                parent.decode("latin-1") if parent else None,
+                {"http.request.method": scope["method"], "vora.request_id": context.request_id},
+            )
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -129,6 +144,13 @@ class ContextMiddleware:
     def _account(self, scope: Scope, context: RequestContext, status: int) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         elapsed = time.perf_counter() - context.started
+        if context.span is not None:
+            context.span.update_name(f"{scope['method']} {route}")
+            context.span.set_attribute("http.route", route)
+            context.span.set_attribute("http.response.status_code", status or 499)
+            for name, value in context.fields.items():
+                context.span.set_attribute(f"vora.{name}", value)
+            context.span.end()
         # 499, as proxies have it: the client left before there was an answer.
         self._metrics.requests.labels(route, str(status or 499), context.key.name).inc()
         self._metrics.duration.labels(route).observe(elapsed)
