@@ -262,6 +262,7 @@ class ThreadServer:
             ws="none",
             timeout_graceful_shutdown=1,
             server_header=False,
+            proxy_headers=False,
         )
         self._server = uvicorn.Server(self._config)
         self._thread = threading.Thread(target=self._run, daemon=True)

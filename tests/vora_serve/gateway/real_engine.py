@@ -62,14 +62,16 @@ class Served:
 
 
 @contextmanager
-def serving(tmp_path: Path, *arguments: str) -> Iterator[Served]:
+def serving(
+    tmp_path: Path, *arguments: str, model: Path = MODEL, name: str = "tiny"
+) -> Iterator[Served]:
     """The command, ready; stopped at the end."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     log = tmp_path / "serve.log"
     command = [
         sys.executable, "-c", "from vora_serve.cli import main; main()", "serve",
-        "--model", str(MODEL), "--served-model-name", "tiny", "--port", str(port), "--verbose",
+        "--model", str(model), "--served-model-name", name, "--port", str(port), "--verbose",
         "--allow-image-network", "127.0.0.1/32", *arguments,
         "--", "--max-model-len", "1024", "--enforce-eager",
         # A random model would fill its answers with blanks.

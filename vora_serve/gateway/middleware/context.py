@@ -22,6 +22,7 @@ from vora_serve.errors import (
 from vora_serve.gateway.context import SCOPE_KEY, RequestContext, request_id_from
 from vora_serve.gateway.logs import access_logger
 from vora_serve.gateway.metrics import Metrics
+from vora_serve.gateway.tracing import Tracer
 
 logger = logging.getLogger("vora_serve.gateway")
 
