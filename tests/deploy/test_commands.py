@@ -17,7 +17,7 @@ from tests.deploy.tools import ask_vllm, run, tool
 from vora_serve.cli import app
 from vora_serve.engine.launch import safe_flags
 from vora_serve.gateway import create_app
-from vora_serve.gateway.settings import load_settings
+from vora_serve.gateway.settings import Settings, load_settings
 
 SERVICES = compose.services(profiles=compose.PROFILES)
 
@@ -195,3 +195,26 @@ def test_prometheus_scrapes_services_that_exist() -> None:
     secret = SERVICES["prometheus"]["secrets"][0]["target"]
     assert gateway["authorization"]["credentials_file"] == f"/run/secrets/{secret}"
     assert httpx.URL(SERVICES["grafana"]["environment"]["PROMETHEUS_URL"]).host in SERVICES
+
+
+def test_settings_that_the_documentation_names_exist() -> None:
+    named = re.findall(
+        r"`(server|engine|routing|images|admission|auth|streams|logging)\.(\w+)", _operations()
+    )
+    assert len(named) >= 15
+    tree = Settings().model_dump()
+    for section, key in named:
+        assert key in tree[section], f"{section}.{key}"
+    assert set(re.findall(r"`([A-Z]+_[A-Z_]+)[`=]", _operations())) <= (
+        set(compose.variables()) | {"COMPOSE_PROFILES", "PYTHON_IMAGE", "VLLM_IMAGE"}
+    )
+
+
+def test_the_documentation_names_what_there_is() -> None:
+    text = _operations()
+    for profile in compose.PROFILES:
+        assert f"| `{profile}` |" in text
+    for overlay in kubernetes.OVERLAYS:
+        assert overlay in text
+    for target in dockerfile.TARGETS:
+        assert f"`{target}`" in text
