@@ -72,6 +72,7 @@ class GatewayState:
             upstream.pool.retire()
         self.images.close()
         self.tracer.stop()
+        await self.limits.close()
         for _ in range(3):  # let the aborted transports close before the loop ends
             await asyncio.sleep(0)
 

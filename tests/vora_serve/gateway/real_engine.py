@@ -75,7 +75,7 @@ def serving(
         "--allow-image-network", "127.0.0.1/32", *arguments,
         "--", "--max-model-len", "1024", "--enforce-eager",
         # A random model would fill its answers with blanks.
-        "--structured-outputs-config", '{"disable_any_whitespace": true}',
+        "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
     ]  # fmt: skip
     env = {**os.environ, "OMP_NUM_THREADS": "2", "VORA_SERVE_ENGINE__CPU_KVCACHE_GIB": "1"}
     with log.open("wb") as output:

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from limits import RateLimitItem, parse_many
 from limits.aio.storage import Storage
@@ -45,15 +46,31 @@ class RateLimits:
         self._tokens = parse_limits(settings.tokens)
         self._parsed: dict[tuple[str, ...], list[RateLimitItem]] = {}
         uri = settings.rate_limit_storage
+        uri = uri if uri.startswith("async+") else f"async+{uri}"
+        options: dict[str, Any] = {"wrap_exceptions": True}
+        if "redis" in uri.partition("://")[0]:
+            # The `redis` package; and a store that is out of reach must not hold requests up.
+            options |= {
+                "implementation": "redispy",
+                "socket_timeout": 1.0,
+                "socket_connect_timeout": 1.0,
+            }
         try:
-            storage = storage_from_string(uri if uri.startswith("async+") else f"async+{uri}")
+            storage = storage_from_string(uri, **options)
         except Exception as error:  # noqa: BLE001 - the library raises whatever its driver does
             raise ConfigurationError(
-                f"The rate limits' storage {uri.partition('://')[0]}:// cannot be used: {error}."
+                f"The rate limits' storage {uri.partition('://')[0]}:// cannot be used: "
+                f"{str(error).splitlines()[0].rstrip('.')}."
             ) from None
         assert isinstance(storage, Storage)
         self._storage = storage
         self._limiter = SlidingWindowCounterRateLimiter(storage)
+
+    async def close(self) -> None:
+        """Close connections to a shared storage; the library has no word for it."""
+        client = getattr(getattr(self._storage, "bridge", None), "storage", None)
+        if hasattr(client, "aclose"):
+            await client.aclose()
 
     def _limits(self, own: list[str] | None, common: list[RateLimitItem]) -> list[RateLimitItem]:
         if own is None:
