@@ -69,8 +69,9 @@ class RateLimits:
     async def close(self) -> None:
         """Close connections to a shared storage; the library has no word for it."""
         client = getattr(getattr(self._storage, "bridge", None), "storage", None)
-        if hasattr(client, "aclose"):
-            await client.aclose()
+        close = getattr(client, "aclose", None)
+        if close is not None:
+            await close()
 
     def _limits(self, own: list[str] | None, common: list[RateLimitItem]) -> list[RateLimitItem]:
         if own is None:
