@@ -31,7 +31,7 @@ help: ## list the targets
 
 demo: ## set everything up and serve the demo model on http://127.0.0.1:8000 until Ctrl-C
 	@$(INSTALL) engine
-	@exec $(BIN)/vora-serve serve --model vora_serve/demo/checkpoint --host $(HOST) --port $(PORT)
+	@exec $(BIN)/vora-serve serve --model vora_serve/demo/checkpoint --served-model-name vora-demo --host $(HOST) --port $(PORT)
 
 setup: ## set up .venv for development, and no more
 	@$(INSTALL) dev

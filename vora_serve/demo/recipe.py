@@ -72,6 +72,7 @@ class DemoRecipe(_Strict):
         text: the LLM's training on text alone.
         pretrain: LoRA pretraining with distillation.
         finetune: the fine-tune at native resolution.
+        refine: a second round of it, with other samples and a fresh schedule; or none.
         questions: held-out questions of each family in the report.
     """
 
@@ -82,6 +83,7 @@ class DemoRecipe(_Strict):
     text: FinetuneRecipe
     pretrain: PretrainRecipe
     finetune: FinetuneRecipe
+    refine: FinetuneRecipe | None = None
     questions: int = Field(default=300, gt=0)
 
 

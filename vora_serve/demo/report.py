@@ -25,12 +25,13 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 REPORT_FILES = ("report.md", "report.json", "losses.png", "recipe.yaml")
-_STAGES = ("text", "teacher", "pretrain", "finetune")
+_STAGES = ("text", "teacher", "pretrain", "finetune", "refine")
 _TITLES = {
     "text": "LLM, text alone",
     "teacher": "teacher",
     "pretrain": "LoRA pretraining",
     "finetune": "fine-tune, native resolution",
+    "refine": "fine-tune, second round",
 }
 
 
@@ -81,16 +82,19 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 
 def plot_losses(metrics: dict[str, list[dict[str, Any]]], file: Path) -> None:
     """Draw losses over steps, a panel for each stage."""
-    figure, axes = plt.subplots(2, 2, figsize=(10, 6.5), constrained_layout=True)
-    for panel, stage in zip(axes.flat, _STAGES, strict=True):
+    stages = [stage for stage in _STAGES if metrics[stage]]
+    columns = -(-len(stages) // 2)
+    figure, axes = plt.subplots(2, columns, figsize=(5 * columns, 6.5), constrained_layout=True)
+    for panel in axes.flat[len(stages) :]:
+        panel.set_visible(False)
+    for panel, stage in zip(axes.flat, stages, strict=False):
         lines = metrics[stage]
         steps = [line["step"] for line in lines]
         for key, label in _curves(stage, lines):
             panel.plot(steps, [line[key] for line in lines], label=label, linewidth=1.2)
         panel.set(title=_TITLES[stage], xlabel="step", ylabel="loss", yscale="log")
         panel.grid(alpha=0.3)
-        if lines:
-            panel.legend(fontsize=8)
+        panel.legend(fontsize=8)
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
@@ -116,9 +120,10 @@ def _text(
 ) -> str:
     total = sum(times.values())
     stages = "\n".join(
-        f"| {_TITLES[stage]} | {times.get(stage, 0) / 60:.1f} |" for stage in _STAGES
+        f"| {_TITLES[stage]} | {times[stage] / 60:.1f} |" for stage in _STAGES if stage in times
     )
-    examples = recipe.finetune.optimisation.steps * recipe.finetune.optimisation.batch_size
+    rounds = [recipe.finetune, recipe.refine] if recipe.refine else [recipe.finetune]
+    examples = sum(r.optimisation.steps * r.optimisation.batch_size for r in rounds)
     return f"""# The demo model
 
 Trained from nothing by `vora-serve demo train` with the `recipe.yaml` beside this file (seed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from vora_serve.demo.teacher import train_teacher
 from vora_serve.training import Teacher, finetune, pretrain
 
 #: Stages in order; each leaves a folder (or file) of its name in the run's folder.
-STAGES = ("text", "teacher", "pretrain", "merged", "finetune")
+STAGES = ("text", "teacher", "pretrain", "merged", "finetune", "refine")
 
 
 def train_demo(recipe: DemoRecipe, run: Path) -> Path:
@@ -46,7 +47,8 @@ def train_demo(recipe: DemoRecipe, run: Path) -> Path:
     train_language_model(recipe, run)
     train_vision_teacher(recipe, run)
     pretrain_and_merge(recipe, run)
-    out = finetune_native(recipe, run)
+    finetune_native(recipe, run)
+    out = refine(recipe, run)
     write_report(recipe, run, out)
     return out
 
@@ -135,6 +137,27 @@ def finetune_native(recipe: DemoRecipe, run: Path) -> Path:
         )
 
 
+def refine(recipe: DemoRecipe, run: Path) -> Path:
+    """Fine-tune once more with other samples and a fresh schedule; returns the folder, ``refine/``.
+
+    Without such a stage in the recipe, ``finetune/`` is the result.
+    """
+    if recipe.refine is None:
+        return run / "finetune"
+    if not (run / "refine").exists():
+        with _timed(run, "refine"):
+            finetune(
+                VoRAForCausalLM.from_pretrained(run / "finetune", dtype=torch.float32),
+                make_processor(recipe, image_settings(recipe)[1]),
+                Pictures(recipe.refine.optimisation.seed, text_share=0.05),
+                recipe.refine,
+                run / "log" / "refine",
+                run / "refine",
+                dtype=torch.bfloat16,
+            )
+    return run / "refine"
+
+
 def init_projection(model: VoRAForCausalLM) -> None:
     """Start the embedder's output projection as half the identity.
 
@@ -174,7 +197,13 @@ def _timed(run: Path, stage: str) -> Iterator[None]:
     try:
         yield
     finally:
-        file = run / "times.json"
-        times = json.loads(file.read_text()) if file.exists() else {}
-        times[stage] = round(times.get(stage, 0.0) + time.perf_counter() - start, 1)
-        file.write_text(json.dumps(times, indent=2) + "\n")
+        if _is_main_process():
+            file = run / "times.json"
+            times = json.loads(file.read_text()) if file.exists() else {}
+            times[stage] = round(times.get(stage, 0.0) + time.perf_counter() - start, 1)
+            file.write_text(json.dumps(times, indent=2) + "\n")
+
+
+def _is_main_process() -> bool:
+    """Whether this is the only process of a run, or the one of them that writes."""
+    return os.environ.get("RANK", "0") == "0"

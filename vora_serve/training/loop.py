@@ -6,12 +6,13 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader, SequentialSampler
 from tqdm import tqdm
@@ -56,7 +57,8 @@ def train(
         CheckpointError: a saved state does not fit this run.
     """
     accelerator = Accelerator(
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+        cpu=not torch.cuda.is_available(),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     out_dir.mkdir(parents=True, exist_ok=True)
     optimizers = make_optimizers(module, settings)
@@ -97,6 +99,14 @@ def train(
     metrics.close()
     if accelerator.is_main_process:
         state.remove()
+
+
+@contextmanager
+def main_process_first() -> Iterator[bool]:
+    """Let one process write what all have; the others wait. Yields whether this one writes."""
+    state = PartialState(cpu=not torch.cuda.is_available())
+    with state.main_process_first():
+        yield state.is_main_process
 
 
 def _steps(source: BatchSource, start: int, settings: Optimisation) -> Iterator[list[Batch]]:

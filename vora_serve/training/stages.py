@@ -9,7 +9,7 @@ from model_plugin import ConfigError, VoRAForCausalLM, VoRAProcessor
 from model_plugin.export import export_checkpoint
 from vora_serve.training.data import SampleSource
 from vora_serve.training.distill import Teacher, init_embedder
-from vora_serve.training.loop import train
+from vora_serve.training.loop import main_process_first, train
 from vora_serve.training.lora import attach_lora, check_trainable, released_tensors
 from vora_serve.training.recipe import Distillation, FinetuneRecipe, PretrainRecipe
 from vora_serve.training.step import TrainingModel
@@ -62,14 +62,17 @@ def pretrain(
         name="pretrain",
     )
     model.config.aux_vision = type(teacher.vision).__name__ if teacher else ""
-    return export_checkpoint(
-        out,
-        model.config,
-        released_tensors(model, module.aux_vision),
-        processor,
-        merged=False,
-        overwrite=overwrite,
-    )
+    with main_process_first() as writes:
+        if writes:
+            export_checkpoint(
+                out,
+                model.config,
+                released_tensors(model, module.aux_vision),
+                processor,
+                merged=False,
+                overwrite=overwrite,
+            )
+    return out
 
 
 def finetune(
@@ -116,15 +119,18 @@ def finetune(
         out_dir=run_dir,
         name="finetune",
     )
-    return export_checkpoint(
-        out,
-        model.config,
-        iter(model.state_dict().items()),
-        processor,
-        dtype=dtype,
-        files=files,
-        overwrite=overwrite,
-    )
+    with main_process_first() as writes:
+        if writes:
+            export_checkpoint(
+                out,
+                model.config,
+                iter(model.state_dict().items()),
+                processor,
+                dtype=dtype,
+                files=files,
+                overwrite=overwrite,
+            )
+    return out
 
 
 def _freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:
