@@ -74,7 +74,7 @@ class EngineSupervisor:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._up = False
         self.restarts = 0
 
     @property
@@ -99,7 +99,6 @@ class EngineSupervisor:
 
     async def stop(self) -> None:
         """Stop the engine and remove its socket."""
-        self._stopping = True
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -109,6 +108,7 @@ class EngineSupervisor:
     # ------------------------------------------------------------------ one life of the process
 
     async def _spawn(self) -> None:
+        self._up = False
         self.socket.unlink(missing_ok=True)
         self._tail.clear()
         self._process = await asyncio.create_subprocess_exec(
@@ -147,6 +147,7 @@ class EngineSupervisor:
                     await self._reader
                 raise EngineError(f"The engine could not be started: {self._cause()}")
             if await self._healthy():
+                self._up = True
                 if announce:
                     self._progress(f"engine ready after {time.monotonic() - began:.0f} s")
                 return
@@ -288,8 +289,10 @@ class EngineSupervisor:
         if process.returncode is None and not at_once:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
+            # One that has not come up yet has no work to finish, and may not listen either.
+            patience = self._stop_timeout_s if self._up else min(3.0, self._stop_timeout_s)
             try:
-                async with asyncio.timeout(self._stop_timeout_s):
+                async with asyncio.timeout(patience):
                     await process.wait()
             except TimeoutError:
                 logger.warning("the engine did not stop in time and is killed")
