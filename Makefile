@@ -10,7 +10,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test lint format types test-slow test-engine test-gpu clean distclean
+.PHONY: help demo setup test lint format types test-slow test-deploy test-engine test-gpu clean distclean
 
 PYTHON ?=
 DEVICE ?= auto
@@ -52,6 +52,9 @@ test: lint types ## set everything up, lint, check types, run the tests
 
 test-slow: setup ## the tests that take minutes each
 	$(OFFLINE) $(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+test-deploy: setup ## the whole topology of deploy/compose.yaml as processes (needs prometheus, redis-server)
+	$(OFFLINE) $(BIN)/python -m pytest -m "not gpu" tests/deploy/test_topology.py $(PYTEST_ARGS)
 
 test-engine: setup ## only the tests that start a real engine
 	$(OFFLINE) $(BIN)/python -m pytest -m "engine and not slow and not gpu" $(PYTEST_ARGS)

@@ -1,0 +1,108 @@
+"""Load that notices every stream that is cut."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+
+@dataclass
+class Tally:
+    """What became of the requests."""
+
+    finished: int = 0
+    refused: int = 0
+    """Not begun: no connection, or 503 while draining; tried again, as Retry-After asks."""
+    cut: list[str] = field(default_factory=list)
+    """Begun, and not ended as a stream ends."""
+
+
+class Load:
+    """Callers that stream one answer after the other until they are told to stop.
+
+    Args:
+        url: The gateway.
+        body: The request; a number is added to its text, so that each is another one.
+        callers: Streams at a time.
+    """
+
+    def __init__(self, url: str, body: dict[str, Any], callers: int) -> None:
+        self._url = url
+        self._body = body
+        self.tally = Tally()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._call, args=(number,), daemon=True)
+            for number in range(callers)
+        ]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(120)
+
+    def _call(self, number: int) -> None:
+        count = 0
+        while not self._stop.is_set():
+            count += 1
+            body = json.loads(json.dumps(self._body))
+            body["messages"][0]["content"] += f" {number} {count}"
+            self._once(body)
+
+    def _once(self, body: dict[str, Any]) -> None:
+        begun, last = False, ""
+        try:
+            with httpx.Client(trust_env=False, timeout=120) as client:
+                url = f"{self._url}/v1/chat/completions"
+                with client.stream("POST", url, json=body) as response:
+                    if response.status_code == 503:
+                        self._refuse()
+                        return
+                    begun = True
+                    if response.status_code != 200:
+                        last = f"{response.status_code} {response.read()[:200]!r}"
+                    else:
+                        for line in response.iter_lines():
+                            last = line or last
+        except httpx.ConnectError:
+            self._refuse()
+            return
+        except httpx.HTTPError as error:
+            if not begun and isinstance(error, httpx.RemoteProtocolError):
+                last = "closed before an answer"
+            else:
+                last = f"{type(error).__name__}: {error}"
+        with self._lock:
+            if last == "data: [DONE]":
+                self.tally.finished += 1
+            else:
+                self.tally.cut.append(last[:300])
+
+    def _refuse(self) -> None:
+        with self._lock:
+            self.tally.refused += 1
+        time.sleep(0.3)
+
+    def wait_finished(self, more: int, limit_s: float = 120) -> None:
+        """Wait until so many further streams have ended well.
+
+        Raises:
+            TimeoutError
+        """
+        goal = self.tally.finished + more
+        until = time.monotonic() + limit_s
+        while self.tally.finished < goal:
+            if time.monotonic() > until:
+                raise TimeoutError(f"streams do not end: {self.tally}")
+            time.sleep(0.1)
