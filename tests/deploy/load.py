@@ -50,7 +50,7 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(120)
+            thread.join(300)
 
     def _call(self, number: int) -> None:
         count = 0
@@ -63,7 +63,7 @@ class Load:
     def _once(self, body: dict[str, Any]) -> None:
         begun, last = False, ""
         try:
-            with httpx.Client(trust_env=False, timeout=120) as client:
+            with httpx.Client(trust_env=False, timeout=300) as client:
                 url = f"{self._url}/v1/chat/completions"
                 with client.stream("POST", url, json=body) as response:
                     if response.status_code == 503:
@@ -94,7 +94,7 @@ class Load:
             self.tally.refused += 1
         time.sleep(0.3)
 
-    def wait_finished(self, more: int, limit_s: float = 120) -> None:
+    def wait_finished(self, more: int, limit_s: float = 300) -> None:
         """Wait until so many further streams have ended well.
 
         Raises:

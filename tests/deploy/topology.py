@@ -351,7 +351,7 @@ class Topology:
         except (OSError, httpx.HTTPError):
             return False
 
-    def wait_healthy(self, name: str, limit_s: float = 300) -> None:
+    def wait_healthy(self, name: str, limit_s: float = 600) -> None:
         """Wait for a service's health.
 
         Raises:
