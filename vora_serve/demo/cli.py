@@ -22,6 +22,9 @@ def train(
         Path | None, typer.Option(help="The recipe, a YAML file; the demo's own by default.")
     ] = None,
     run: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that share the training of VoRA itself.")
+    ] = 2,
     fresh: Annotated[
         bool, typer.Option(help="Begin anew instead of going on with the run in the folder.")
     ] = False,
@@ -36,7 +39,7 @@ def train(
     recipe = read_demo_recipe(config or RECIPE_FILE, overrides)
     if fresh:
         clean(run)
-    out = train_demo(recipe, run)
+    out = train_demo(recipe, run, processes)
     sys.stdout.write((out / "report.md").read_text(encoding="utf-8"))
     sys.stdout.write(f"\nThe model is in {out}.\n")
 

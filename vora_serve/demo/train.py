@@ -21,6 +21,7 @@ from vora_serve.demo.language import llm_config, train_tokenizer
 from vora_serve.demo.recipe import DemoRecipe
 from vora_serve.demo.report import write_report
 from vora_serve.demo.samples import Pictures, Texts
+from vora_serve.demo.stage import run_stage
 from vora_serve.demo.teacher import train_teacher
 from vora_serve.training import Teacher, finetune, pretrain
 
@@ -28,7 +29,7 @@ from vora_serve.training import Teacher, finetune, pretrain
 STAGES = ("text", "teacher", "pretrain", "merged", "finetune", "refine")
 
 
-def train_demo(recipe: DemoRecipe, run: Path) -> Path:
+def train_demo(recipe: DemoRecipe, run: Path, processes: int = 1) -> Path:
     """Train the demo model from nothing.
 
     A stage whose result is in the run's folder already is not run again, and a stage that was cut
@@ -36,6 +37,7 @@ def train_demo(recipe: DemoRecipe, run: Path) -> Path:
 
     Args:
         recipe: sizes, steps, seeds.
+        processes: how many share each stage of VoRA itself.
         run: folder of the run: ``times.json``, a folder per stage, and ``log/STAGE/metrics.jsonl``.
 
     Returns:
@@ -46,7 +48,13 @@ def train_demo(recipe: DemoRecipe, run: Path) -> Path:
     """
     train_language_model(recipe, run)
     train_vision_teacher(recipe, run)
-    pretrain_and_merge(recipe, run)
+    if processes > 1:
+        run_stage("pretrain", recipe, run, processes)
+    pretrain_fixed(recipe, run)
+    merge(run)
+    if processes > 1:
+        run_stage("finetune", recipe, run, processes)
+        run_stage("refine", recipe, run, processes)
     finetune_native(recipe, run)
     out = refine(recipe, run)
     write_report(recipe, run, out)
@@ -102,8 +110,8 @@ def train_vision_teacher(recipe: DemoRecipe, run: Path) -> None:
         (run / ".teacher").rename(run / "teacher")
 
 
-def pretrain_and_merge(recipe: DemoRecipe, run: Path) -> None:
-    """LoRA pretraining with distillation: ``pretrain/``; its LoRA merged: ``merged/``."""
+def pretrain_fixed(recipe: DemoRecipe, run: Path) -> None:
+    """LoRA pretraining with distillation at fixed resolution: ``pretrain/``."""
     if not (run / "pretrain").exists():
         with _timed(run, "pretrain"):
             model = VoRAForCausalLM.from_pretrained(run / "text")
@@ -117,6 +125,10 @@ def pretrain_and_merge(recipe: DemoRecipe, run: Path) -> None:
                 run / "log" / "pretrain",
                 run / "pretrain",
             )
+
+
+def merge(run: Path) -> None:
+    """Merge the LoRA factors of ``pretrain/``: ``merged/``."""
     if not (run / "merged").exists():
         merge_checkpoint(run / "pretrain", run / "merged")
 
