@@ -61,7 +61,10 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
         DEMO if (DEMO / "config.json").is_file() else FIXTURES / "merged",
         tmp_path_factory.mktemp("topology"),
         {
-            "gateway": {"VORA_SERVE_IMAGES__ALLOW_NETWORKS": '["127.0.0.0/8"]'},
+            "gateway": {
+                "VORA_SERVE_IMAGES__ALLOW_NETWORKS": '["127.0.0.0/8"]',
+                "VORA_SERVE_SERVER__GRACE_PERIOD_S": "600",
+            },
             **dict.fromkeys(ENGINES, small),
         },
     )

@@ -40,6 +40,9 @@ from tests.deploy import compose
 BIN = Path(sys.executable).parent
 _SUBNET = "10.231.77"
 
+#: Times that a container would be given, made this much longer for a busy machine.
+PATIENCE = 10
+
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A port that nobody listens on."""
@@ -327,7 +330,7 @@ class Topology:
         service.signal(signal.SIGTERM)
         given = self._given[name].get("stop_grace_period", "10s")
         try:
-            code = service.process.wait(float(given.removesuffix("s")))
+            code = service.process.wait(PATIENCE * float(given.removesuffix("s")))
         except subprocess.TimeoutExpired:
             code = -signal.SIGKILL
         service.signal(signal.SIGKILL, group=True)
