@@ -71,6 +71,8 @@ class DemoRecipe(_Strict):
         language_model, image, teacher: what is trained.
         text: the LLM's training on text alone.
         pretrain: LoRA pretraining with distillation.
+        pretrain_questions: most questions about one picture while pretraining; distillation learns
+            from pictures, so fewer words make for more pictures in the same time.
         finetune: the fine-tune at native resolution.
         refine: a second round of it, with other samples and a fresh schedule; or none.
         questions: held-out questions of each family in the report.
@@ -82,6 +84,7 @@ class DemoRecipe(_Strict):
     teacher: TeacherRecipe
     text: FinetuneRecipe
     pretrain: PretrainRecipe
+    pretrain_questions: int = Field(default=4, gt=0)
     finetune: FinetuneRecipe
     refine: FinetuneRecipe | None = None
     questions: int = Field(default=300, gt=0)

@@ -120,7 +120,9 @@ def pretrain_fixed(recipe: DemoRecipe, run: Path) -> None:
                 model,
                 make_processor(recipe, image_settings(recipe)[0]),
                 Teacher(Aimv2VisionModel.from_pretrained(run / "teacher")),
-                Pictures(recipe.pretrain.optimisation.seed),
+                Pictures(
+                    recipe.pretrain.optimisation.seed, max_questions=recipe.pretrain_questions
+                ),
                 recipe.pretrain,
                 run / "log" / "pretrain",
                 run / "pretrain",
