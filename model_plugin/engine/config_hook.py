@@ -71,6 +71,7 @@ class VoRAEngineConfig(VerifyAndUpdateConfig):
         """
         model_config = vllm_config.model_config
         _vora_config(model_config)
+        _refuse_eager_pipelines_on_cpu(vllm_config)
         if not model_config.is_mm_prefix_lm:
             return
         _refuse_what_cuts_spans(vllm_config)
@@ -99,6 +100,22 @@ def _vora_config(model_config: "ModelConfig") -> VoRAConfig:
             f'the model_type {config.model_type!r} where "vora" is expected.'
         )
     return config
+
+
+def _refuse_eager_pipelines_on_cpu(vllm_config: "VllmConfig") -> None:
+    """vLLM's CPU worker sets up what pipeline stages exchange only while it compiles."""
+    from vllm.platforms import current_platform
+
+    eager = vllm_config.model_config.enforce_eager or vllm_config.lora_config is not None
+    if (
+        current_platform.is_cpu()
+        and vllm_config.parallel_config.pipeline_parallel_size > 1
+        and eager
+    ):
+        raise ConfigError(
+            "Pipeline parallelism on CPU needs compilation; leave out --enforce-eager and "
+            "--enable-lora, or --pipeline-parallel-size."
+        )
 
 
 def _refuse_what_cuts_spans(vllm_config: "VllmConfig") -> None:

@@ -45,11 +45,15 @@ class Case:
 
 
 @contextmanager
-def running_engine(path: str | Path, **settings: Any) -> Iterator[Any]:
-    """A vLLM engine in this process: fp32, eager and small unless told otherwise."""
+def running_engine(path: str | Path, *, processes: bool = False, **settings: Any) -> Iterator[Any]:
+    """A vLLM engine: fp32, eager and small unless told otherwise.
+
+    It runs in this process, or, as vLLM's servers do, in ``processes`` of its own.
+    """
     saved = dict(os.environ)
     set_num_threads = torch.set_num_threads
-    os.environ.update({"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"})
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(processes))
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
     import vllm
     from vllm.distributed import cleanup_dist_env_and_memory
 

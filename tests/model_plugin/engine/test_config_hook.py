@@ -78,6 +78,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "pixels": ({"mm_processor_kwargs": {"max_pixels": 50}}, "max_pixels 50"),
     "option": ({"mm_processor_kwargs": {"size": 448}}, "Unknown option 'size'"),
     "number": ({"mm_processor_kwargs": {"max_pixels": "many"}}, "whole number, not 'many'"),
+    "eager_pipeline": (
+        {"pipeline_parallel_size": 2, "enforce_eager": True},
+        "leave out --enforce-eager",
+    ),
     "context_parallel": (
         {"decode_context_parallel_size": 2, "tensor_parallel_size": 2},
         "--decode-context-parallel-size",
