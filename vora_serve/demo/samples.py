@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from vora_serve.demo.digits import random_digit
 from vora_serve.demo.questions import (
+    Family,
+    Question,
     describe_request,
     digit_caption,
     digit_questions,
@@ -38,6 +41,8 @@ class Pictures:
         digit_share: part of the pictures that show a digit.
         text_share: part of the samples that are text alone.
         max_questions: most questions about one picture.
+        family_weights: how often each family is asked about a scene; as often as it can be asked
+            when absent, which favours places.
     """
 
     def __init__(
@@ -48,10 +53,12 @@ class Pictures:
         digit_share: float = 0.25,
         text_share: float = 0.1,
         max_questions: int = 4,
+        family_weights: Mapping[Family, float] | None = None,
     ) -> None:
         self.seed, self.split = seed, split
         self.digit_share, self.text_share = digit_share, text_share
         self.max_questions = max_questions
+        self.family_weights = family_weights
 
     def __getitem__(self, index: int) -> Sample:
         """The sample at ``index``."""
@@ -66,13 +73,34 @@ class Pictures:
                 turns.reverse()
             return Sample(conversation(turns, with_image=True), [drawn.picture])
         scene = random_scene(self.seed, self.split, index)
-        questions = scene_questions(scene, rng)[: self.max_questions]
+        questions = scene_questions(scene, rng)
+        if self.family_weights is not None:
+            questions = by_weight(questions, self.family_weights, rng)
+        questions = questions[: self.max_questions]
         turns = [(q.text, q.answer) for q in questions]
         # Captions come anywhere, and not always: a question must not need one before it.
         if rng.random() < 0.4:
             place = int(rng.integers(len(turns) + 1))
             turns.insert(place, (describe_request(rng), scene_caption(scene)))
         return Sample(conversation(turns, with_image=True), [render(scene)])
+
+
+def by_weight(
+    questions: list[Question], weights: Mapping[Family, float], rng: np.random.Generator
+) -> list[Question]:
+    """Reorder questions: a family's turn comes by its weight, however many questions it has."""
+    waiting: dict[Family, list[Question]] = {}
+    for question in questions:
+        waiting.setdefault(question.family, []).append(question)
+    ordered: list[Question] = []
+    while waiting:
+        families = list(waiting)
+        shares = np.array([weights.get(family, 1.0) for family in families])
+        family = families[int(rng.choice(len(families), p=shares / shares.sum()))]
+        ordered.append(waiting[family].pop())
+        if not waiting[family]:
+            del waiting[family]
+    return ordered
 
 
 class Texts:

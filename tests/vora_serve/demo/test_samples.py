@@ -1,0 +1,36 @@
+"""Conversations are about their pictures, the same every time, and asked as often as is wanted."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from vora_serve.demo.questions import scene_questions
+from vora_serve.demo.samples import Pictures, by_weight
+from vora_serve.demo.scenes import random_scene
+
+
+def test_weights_decide_what_is_asked_first_and_lose_nothing() -> None:
+    rng = np.random.default_rng(0)
+    firsts: Counter[str] = Counter()
+    for index in range(300):
+        asked = scene_questions(random_scene(0, "train", index, count=4), rng)
+        ordered = by_weight(asked, {"colour": 6.0, "shape": 1.0, "count": 1.0, "place": 2.0}, rng)
+        assert Counter(ordered) == Counter(asked)
+        if {"colour", "shape"} <= {question.family for question in asked}:
+            firsts[ordered[0].family] += 1
+    total = sum(firsts.values())
+    assert total > 150
+    assert 0.5 < firsts["colour"] / total < 0.7
+    assert 0.12 < firsts["place"] / total < 0.29
+
+
+def test_samples_repeat_and_keep_to_their_limit() -> None:
+    pictures = Pictures(4, max_questions=1, text_share=0.0)
+    for index in range(30):
+        first, again = pictures[index], pictures[index]
+        assert first.messages == again.messages
+        assert first.images[0].tobytes() == again.images[0].tobytes()
+        assert len(first.images) == 1
+        assert len(first.messages) <= 4  # a question, perhaps a description, and their answers
