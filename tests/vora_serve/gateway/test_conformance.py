@@ -125,6 +125,9 @@ def test_structured_outputs(client: openai.OpenAI) -> None:
     assert chosen.choices[0].message.content in ("red", "blue")
 
 
+@pytest.mark.xfail(
+    strict=True, reason="forced tool calls of the random fixture model do not parse yet"
+)
 def test_tools(client: openai.OpenAI) -> None:
     choice = {"type": "function", "function": {"name": "look"}}
     for wanted in (choice, "required"):
@@ -240,6 +243,9 @@ def test_leaving_stops_the_engine(served: Served, stream: bool) -> None:
     assert until(lambda: served.running_requests() == 0, within=10) < 1.5
 
 
+@pytest.mark.xfail(
+    strict=True, reason="forced tool calls of the random fixture model do not parse yet"
+)
 def test_langchain(served: Served) -> None:
     langchain = pytest.importorskip("langchain_openai")
     from langchain_core.messages import HumanMessage
