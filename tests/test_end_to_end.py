@@ -128,7 +128,7 @@ def test_bad_pictures_are_the_callers_fault_and_the_server_stays_up(
         f"{address}/cut.png": "image",
         f"{address}/text.png": "image",
         f"{address}/dot.png": "1x1",
-        f"{address}/line.png": "aspect ratio",
+        f"{address}/line.png": "elongated",
         f"{address}/absent.png": "404",
         "http://127.0.0.1:9/refused.png": "",
         "http://10.0.0.1/private.png": "",
