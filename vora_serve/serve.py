@@ -109,7 +109,8 @@ class Service:
         try:
             await self._beside(serving, front)
         finally:
-            front.interrupt()
+            if not self._stop.is_set():  # asked a second time, it would cut what still goes on
+                front.interrupt()
             try:
                 await serving
             finally:
