@@ -30,6 +30,7 @@ SHORTER = [
     "finetune.optimisation.steps=160",
     "finetune.optimisation.batch_size=16",
     "finetune.optimisation.micro_batch_size=16",
+    "refine=null",
     "questions=60",
 ]
 
