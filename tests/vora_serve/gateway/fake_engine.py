@@ -45,6 +45,9 @@ class FakeEngine:
 
     # ------------------------------------------------------------------ handlers
 
+    async def metrics(self, _: Request) -> Response:
+        return Response("vllm:num_requests_running 0\n", media_type="text/plain")
+
     async def health(self, _: Request) -> Response:
         return Response(status_code=200 if self.healthy else 503)
 
@@ -233,6 +236,7 @@ class FakeEngine:
         return Starlette(
             routes=[
                 Route("/health", self.health),
+                Route("/metrics", self.metrics),
                 Route("/v1/models", self.models),
                 *(Route(path, self.generate, methods=["POST"]) for path in generate),
             ]
