@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-from model_plugin.engine.compat import mark_cpu_build
+from model_plugin.engine import explain, mark_cpu_build
 
 mark_cpu_build()
 
@@ -59,7 +59,7 @@ def main() -> int:
     except Exception as error:
         if os.environ.get("VORA_SERVE_TRACEBACK") == "1":
             raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        lines = explain(error).strip().splitlines() or [type(error).__name__]
         sys.stderr.write(f"engine error: {lines[0]}\n")
         return 1
     return 0

@@ -107,3 +107,40 @@ def test_chunks_of_whole_images(sequence: tuple[int, list[Span]], data: st.DataO
     if whole < count:
         # One more token would begin, or go on in, an image that does not fit.
         assert any(a <= start + whole <= b and b >= start + count for a, b in spans)
+
+
+@needs_vllm
+@pytest.mark.filterwarnings("default")
+def test_batches_without_image_queries_are_left_as_they_are() -> None:
+    """Decoding beside images of the past takes the stock path, with vLLM's own metadata."""
+    from vllm.v1.attention.backend import CommonAttentionMetadata
+
+    from model_plugin.engine.attention_cpu import SpanCPUAttentionMetadataBuilder
+
+    def batch(spans: dict[int, list[Span]] | None) -> CommonAttentionMetadata:
+        return CommonAttentionMetadata(
+            query_start_loc=torch.tensor([0, 1, 5], dtype=torch.int32),
+            query_start_loc_cpu=torch.tensor([0, 1, 5], dtype=torch.int32),
+            seq_lens=torch.tensor([40, 4], dtype=torch.int32),
+            num_reqs=2,
+            num_actual_tokens=5,
+            max_query_len=4,
+            max_seq_len=40,
+            block_table_tensor=torch.tensor([[7, 8], [9, 0]], dtype=torch.int32),
+            slot_mapping=torch.arange(5),
+            mm_req_doc_ranges=spans,
+        )
+
+    builder = object.__new__(SpanCPUAttentionMetadataBuilder)
+    decoding = batch({0: [(3, 30)], 1: []})
+    assert builder._cut(decoding) is decoding
+    cut = builder._cut(batch({0: [(3, 30)], 1: [(1, 2)]}))
+    assert cut.num_reqs == 4
+    assert cut.query_start_loc.tolist() == [0, 1, 2, 4, 5]
+    assert cut.seq_lens.tolist() == [40, 1, 3, 4]
+    assert cut.causal.tolist() == [1, 1, 0, 1]
+    assert cut.causal.dtype == torch.int32
+    assert cut.block_table_tensor.tolist() == [[7, 8], [9, 0], [9, 0], [9, 0]]
+    assert (cut.max_query_len, cut.max_seq_len) == (2, 40)
+    with pytest.raises(SplitSpanError, match="does not report image spans"):
+        builder._cut(batch(None))
