@@ -35,6 +35,7 @@ class FakeEngine:
     die_after: int | None = None
     """Abort the connection after so many events."""
     healthy: bool = True
+    metrics_status: int = 200
     seen: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     running: int = 0
@@ -46,7 +47,8 @@ class FakeEngine:
     # ------------------------------------------------------------------ handlers
 
     async def metrics(self, _: Request) -> Response:
-        return Response("vllm:num_requests_running 0\n", media_type="text/plain")
+        text = f"vllm:num_requests_running {self.running}\n"
+        return Response(text, self.metrics_status, media_type="text/plain")
 
     async def health(self, _: Request) -> Response:
         return Response(status_code=200 if self.healthy else 503)

@@ -48,16 +48,22 @@ class Served:
         return [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
 
     def running_requests(self) -> float:
-        """What the engine itself counts as running or waiting, by its own metrics."""
+        """What the engine itself counts as running or waiting."""
+        return self.engine_metric("vllm:num_requests_running", "vllm:num_requests_waiting{")
+
+    def generated_tokens(self) -> float:
+        """How many tokens the engine has generated since it started."""
+        return self.engine_metric("vllm:generation_tokens_total")
+
+    def engine_metric(self, *prefixes: str) -> float:
+        """The sum of the engine's own metrics of these names, asked for behind the gateway."""
         match = re.search(r'upstream="unix:([^"]+)"', httpx.get(f"{self.url}/metrics").text)
         assert match is not None
         transport = httpx.HTTPTransport(uds=match[1])
         with httpx.Client(transport=transport, base_url="http://engine") as client:
             text = client.get("/metrics", timeout=20).text
         return sum(
-            float(line.rsplit(" ", 1)[1])
-            for line in text.splitlines()
-            if line.startswith(("vllm:num_requests_running", "vllm:num_requests_waiting{"))
+            float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(prefixes)
         )
 
 

@@ -111,8 +111,12 @@ def test_labels_stay_bounded(gateway: LiveGateway) -> None:
     assert 'route="/v1/models/{model:path}"' in text
 
 
-def test_engine_metrics(gateway: LiveGateway) -> None:
-    assert gateway.client.get("/metrics/engines/0").status_code == 503  # the fake has none
+def test_engine_metrics(gateway: LiveGateway, engine: FakeEngine) -> None:
+    answer = gateway.client.get("/metrics/engines/0")
+    assert answer.status_code == 200
+    assert answer.text == "vllm:num_requests_running 0\n"
+    engine.metrics_status = 404
+    assert gateway.client.get("/metrics/engines/0").status_code == 503
     for index in ("1", "-1", "x", "99999999999", "²"):
         assert gateway.client.get(f"/metrics/engines/{index}").status_code == 404
 
