@@ -27,6 +27,7 @@ from vora_serve.gateway.openapi import (
     error_responses,
     request_body,
 )
+from vora_serve.gateway.playground import add_playground, describe_checkpoint, public_paths
 from vora_serve.gateway.schemas import Kind
 from vora_serve.gateway.settings import Settings
 from vora_serve.gateway.state import GatewayState
@@ -61,7 +62,12 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
             tracer=state.tracer,
             trusted_proxies=settings.server.trusted_proxies,
         ),
-        Middleware(AuthMiddleware, keys=state.keys, protect_metrics=settings.auth.protect_metrics),
+        Middleware(
+            AuthMiddleware,
+            keys=state.keys,
+            protect_metrics=settings.auth.protect_metrics,
+            public=public_paths(settings),
+        ),
     ]
     if settings.server.cors_origins:
         cors = Middleware(
@@ -90,6 +96,7 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
     _add_generation(app, state)
     _add_models(app, state)
     _add_operations(app, state)
+    add_playground(app, state)
     _complete_openapi(app, keys_needed=not state.keys.open)
     return app
 
@@ -133,8 +140,9 @@ def _add_generation(app: FastAPI, state: GatewayState) -> None:
         )
 
 
-def _card(name: str, card: dict[str, Any]) -> dict[str, Any]:
+def _card(name: str, card: dict[str, Any], checkpoints: dict[str, str]) -> dict[str, Any]:
     """What is told of a model: not the path that the engine names as its root."""
+    root = checkpoints.get(name) or card.get("root")
     length = card.get("max_model_len")
     created = card.get("created")
     return {
@@ -143,6 +151,7 @@ def _card(name: str, card: dict[str, Any]) -> dict[str, Any]:
         "created": created if isinstance(created, int) else 0,
         "owned_by": "vora-serve",
         "max_model_len": length if isinstance(length, int) else None,
+        "vora": describe_checkpoint(root) if isinstance(root, str) else None,
     }
 
 
@@ -150,7 +159,7 @@ def _add_models(app: FastAPI, state: GatewayState) -> None:
     def visible(request: Request) -> dict[str, dict[str, Any]]:
         allowed = request.scope[SCOPE_KEY].key.models
         return {
-            name: _card(name, card)
+            name: _card(name, card, state.settings.playground.checkpoints)
             for name, card in state.balancer.models().items()
             if allowed is None or name in allowed
         }

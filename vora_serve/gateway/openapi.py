@@ -32,6 +32,8 @@ class ModelCard(BaseModel):
     created: int = 0
     owned_by: str = "vora-serve"
     max_model_len: int | None = None
+    vora: dict[str, Any] | None = None
+    """How pictures become tokens, where the checkpoint's files are within reach."""
 
 
 class ModelList(BaseModel):

@@ -251,6 +251,21 @@ class StreamSettings(Section):
     """A client that takes nothing for so long is dropped."""
 
 
+class PlaygroundSettings(Section):
+    """The page at ``/``."""
+
+    enabled: bool = True
+    checkpoints: dict[str, str] = {}
+    """By model: a folder with its config.json and preprocessor_config.json, for engines whose
+    files this process does not see; tells the page sizes and tokens of pictures."""
+    price_per_million_input_tokens: Annotated[float, Field(ge=0)] | None = None
+    price_per_million_output_tokens: Annotated[float, Field(ge=0)] | None = None
+    currency: Annotated[str, Field(min_length=1, max_length=8)] = "USD"
+    """In which the prices are; they are shown, nothing is charged."""
+    explain_url: Annotated[str, Field(pattern=r"^https?://[^/]+$")] | None = None
+    """Where ``vora-serve explain --listen`` runs, for the page's view of attention."""
+
+
 class LoggingSettings(Section):
     """Logs on standard error."""
 
@@ -303,6 +318,7 @@ class Settings(BaseSettings):
     admission: AdmissionSettings = AdmissionSettings()
     auth: AuthSettings = AuthSettings()
     streams: StreamSettings = StreamSettings()
+    playground: PlaygroundSettings = PlaygroundSettings()
     logging: LoggingSettings = LoggingSettings()
     tracing: TracingSettings = TracingSettings()
 

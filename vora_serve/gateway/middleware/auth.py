@@ -24,17 +24,25 @@ class AuthMiddleware:
         app: The next layer.
         keys: The keys in force.
         protect_metrics: Whether ``/metrics`` asks for a key with that scope.
+        public: Further exact paths that ask for no key.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, protect_metrics: bool = False) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: KeyRing,
+        protect_metrics: bool = False,
+        public: frozenset[str] = frozenset(),
+    ) -> None:
         self._app = app
+        self._public = PUBLIC_PATHS | public
         self._keys = keys
         self._protect_metrics = protect_metrics
 
     def _asks(self, path: str) -> bool:
         if _is_metrics(path):
             return self._protect_metrics
-        return path not in PUBLIC_PATHS
+        return path not in self._public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._asks(scope["path"]):

@@ -1,0 +1,6 @@
+"""The page at ``/``: talk to the served models, and see what a picture becomes and costs."""
+
+from vora_serve.gateway.playground.geometry import describe_checkpoint
+from vora_serve.gateway.playground.routes import add_playground, public_paths
+
+__all__ = ["add_playground", "describe_checkpoint", "public_paths"]

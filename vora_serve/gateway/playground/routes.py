@@ -1,0 +1,185 @@
+"""The playground's pages: files of this package, and one look at a picture.
+
+Everything comes from this origin, and the policy below lets the browser run nothing else: no inline
+script or style, no string that becomes code or markup, no picture from elsewhere. Pictures by URL
+are therefore fetched by the gateway, under the rules that hold for requests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import httpx
+from fastapi import FastAPI, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import JSONResponse, Response
+
+from vora_serve.errors import InvalidRequestError, UnavailableError, UpstreamError
+from vora_serve.gateway.body import check_media_type, read_body
+from vora_serve.gateway.context import SCOPE_KEY
+from vora_serve.gateway.images.loader import ImageRef
+from vora_serve.gateway.settings import Settings
+from vora_serve.gateway.state import GatewayState
+
+PREFIX = "/playground/"
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data: blob:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+_HEADERS = {
+    "content-security-policy": POLICY,
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    "cache-control": "no-cache",
+}
+_TYPES = {".js": "text/javascript", ".svg": "image/svg+xml", ".css": "text/css"}
+
+
+class PictureRequest(BaseModel):
+    """A picture to look at: where it is."""
+
+    model_config = ConfigDict(extra="forbid")
+    url: str = Field(min_length=1)
+
+
+@lru_cache(maxsize=1)
+def _files() -> dict[str, tuple[bytes, str, str]]:
+    """Path under the prefix to content, media type and entity tag; read once."""
+    found: dict[str, tuple[bytes, str, str]] = {}
+
+    def walk(folder: Any, path: str) -> None:
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                walk(entry, f"{path}{entry.name}/")
+            elif not entry.name.endswith(".md"):
+                content = entry.read_bytes()
+                suffix = "." + entry.name.rsplit(".", 1)[-1]
+                kind = _TYPES.get(suffix) or mimetypes.guess_type(entry.name)[0] or "text/plain"
+                tag = '"' + hashlib.sha256(content).hexdigest()[:32] + '"'
+                found[path + entry.name] = (content, kind, tag)
+
+    walk(resources.files("vora_serve.gateway.playground") / "static", "")
+    return found
+
+
+def public_paths(settings: Settings) -> frozenset[str]:
+    """Paths that ask for no key: the page has to load before somebody can type one."""
+    if not settings.playground.enabled:
+        return frozenset()
+    return frozenset((*(PREFIX + name for name in _files()), PREFIX + "settings.json"))
+
+
+def _static(name: str, request: Request) -> Response:
+    content, kind, tag = _files()[name]
+    headers = {**_HEADERS, "etag": tag}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=kind, headers=headers)
+
+
+def add_playground(app: FastAPI, state: GatewayState) -> None:
+    """Add the page at ``/`` and what it needs, unless it is switched off."""
+    settings = state.settings
+    if not settings.playground.enabled:
+        return
+
+    async def index(request: Request) -> Response:
+        return _static("index.html", request)
+
+    app.add_route("/", index, methods=["GET"], include_in_schema=False)
+    for name in _files():
+
+        async def page(request: Request, name: str = name) -> Response:
+            return _static(name, request)
+
+        app.add_route(PREFIX + name, page, methods=["GET"], include_in_schema=False)
+
+    async def told(_: Request) -> Response:
+        own = settings.playground
+        return JSONResponse(
+            {
+                "keys_needed": not state.keys.open,
+                "max_images": settings.images.max_count,
+                "max_image_bytes": settings.images.max_bytes,
+                "detail_pixels": dict(settings.images.detail_pixels),
+                "fetch": settings.images.fetch,
+                "price_per_million_input_tokens": own.price_per_million_input_tokens,
+                "price_per_million_output_tokens": own.price_per_million_output_tokens,
+                "currency": own.currency,
+                "explain": own.explain_url is not None,
+            },
+            headers=_HEADERS,
+        )
+
+    async def picture(request: Request) -> Response:
+        return JSONResponse(await _look(request, state), headers=_HEADERS)
+
+    async def explain(request: Request) -> Response:
+        return await _explain(request, state)
+
+    app.add_route(PREFIX + "settings.json", told, methods=["GET"], include_in_schema=False)
+    app.add_route(PREFIX + "picture", picture, methods=["POST"], include_in_schema=False)
+    if settings.playground.explain_url is not None:
+        app.add_route(PREFIX + "explain", explain, methods=["POST"], include_in_schema=False)
+
+
+async def _body(request: Request, state: GatewayState, share: Any) -> bytes:
+    check_media_type(request.scope)
+    limits = state.settings.server
+    body = await read_body(
+        request.scope, request.receive, share, limits.max_body_bytes, limits.body_timeout_s
+    )
+    context = request.scope[SCOPE_KEY]
+    caller = context.key.name if not state.keys.open else context.client
+    await state.limits.take_request(caller, context.key.requests)
+    return body
+
+
+async def _look(request: Request, state: GatewayState) -> dict[str, str]:
+    """The picture as the engine would get it: fetched, checked, upright, as a ``data:`` URL."""
+    with state.bodies.share() as share:
+        body = await _body(request, state, share)
+        try:
+            asked = PictureRequest.model_validate_json(body)
+        except ValidationError:
+            raise InvalidRequestError(
+                'The body must be {"url": "…"} with a picture\'s URL.', param="url"
+            ) from None
+        loaded = await state.images.load([ImageRef(asked.url, "auto", "url")])
+        return {"url": loaded.urls[0]}
+
+
+async def _explain(request: Request, state: GatewayState) -> Response:
+    """Ask the process that runs the model with attention to look into (``vora-serve explain``)."""
+    where = state.settings.playground.explain_url
+    assert where is not None
+    with state.bodies.share() as share:
+        body = await _body(request, state, share)
+        try:
+            async with httpx.AsyncClient(trust_env=False, timeout=120) as client:
+                answer = await client.post(
+                    f"{where}/explain", content=body, headers={"content-type": "application/json"}
+                )
+        except httpx.TimeoutException:
+            raise UnavailableError("Looking into the model took too long.") from None
+        except httpx.HTTPError:
+            raise UnavailableError("The process that looks into the model is away.") from None
+    if answer.status_code >= 500:
+        raise UpstreamError("Looking into the model failed.")
+    return Response(answer.content, answer.status_code, _HEADERS, "application/json")

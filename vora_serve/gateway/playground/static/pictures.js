@@ -1,0 +1,172 @@
+// Pictures: read, shrink, draw at the size the model gets them, with the patch grid.
+import { bytes, h, number } from "./dom.js";
+import { bounded, served, shrunk } from "./geometry.js";
+import { getPicture } from "./api.js";
+
+let count = 0;
+
+function load(url) {
+  return new Promise((resolve, reject) => {
+    const image = new Image();
+    image.onload = () => resolve(image);
+    image.onerror = () => reject(new Error("no picture"));
+    image.src = url;
+  });
+}
+
+function readAsDataURL(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(String(reader.result));
+    reader.onerror = () => reject(new Error("unreadable"));
+    reader.readAsDataURL(file);
+  });
+}
+
+/** A picture from a file. Kinds that the browser cannot show are shown as the gateway reads them. */
+export async function fromFile(file, limit) {
+  if (file.size > limit) {
+    throw new Error(`${file.name || "The picture"} has ${bytes(file.size)}; at most ${bytes(limit)} are taken.`);
+  }
+  const url = await readAsDataURL(file);
+  let image;
+  try {
+    image = await load(url);
+  } catch {
+    image = await load(await getPicture(url));
+  }
+  return make(file.name || "pasted.png", url, image, file.type || "image/png", "file");
+}
+
+/** A picture by its address, which the gateway fetches. */
+export async function fromURL(url, signal) {
+  const image = await load(await getPicture(url, signal));
+  const name = url.startsWith("data:") ? "picture" : (new URL(url).pathname.split("/").pop() || "picture");
+  return make(name, url, image, null, "url");
+}
+
+function make(name, url, image, type, source) {
+  count += 1;
+  return { id: count, name, url, image, type, source,
+    width: image.naturalWidth, height: image.naturalHeight };
+}
+
+/** The URL to send: the picture's own, or a smaller PNG of it. */
+export function toSend(picture, longSide) {
+  const size = shrunk(picture.width, picture.height, longSide);
+  if (size.width === picture.width && size.height === picture.height) return picture.url;
+  const canvas = h("canvas", { width: size.width, height: size.height });
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(picture.image, 0, 0, size.width, size.height);
+  return canvas.toDataURL("image/png");
+}
+
+/** What the model makes of the picture, or null where its geometry is not known. */
+export function fate(picture, model, longSide, settings) {
+  const image = model?.vora?.image;
+  if (!image) return null;
+  let size = shrunk(picture.width, picture.height, longSide);
+  size = bounded(size.width, size.height, settings.detail_pixels?.auto);
+  return { ...served(image, size.width, size.height), sent: size, image };
+}
+
+export function summary(picture, facts) {
+  const own = `${picture.width} × ${picture.height}`;
+  if (!facts) return `${own} px`;
+  return `${own} → ${facts.width} × ${facts.height} px, ${number(facts.tokens)} tokens`;
+}
+
+/** Rows of the table of what a picture costs. */
+export function costs(picture, facts, model, settings) {
+  const rows = [["Picture", `${picture.width} × ${picture.height} px`]];
+  if (!facts) return [...rows, ["Served at", "not known here; the answer's usage tells its tokens"]];
+  if (facts.sent.width !== picture.width) rows.push(["Sent as", `${facts.sent.width} × ${facts.sent.height} px`]);
+  rows.push(
+    ["Served at", `${facts.width} × ${facts.height} px, ${facts.resolution === "native" ? "native resolution" : "padded to a square"}`],
+    ["Patches", `${facts.rows} × ${facts.columns} of ${facts.patch} × ${facts.patch} px`],
+    ["Image tokens", number(facts.tokens)],
+  );
+  if (facts.unit !== facts.patch) rows.splice(3, 0, ["Merged", `${facts.unit / facts.patch} × ${facts.unit / facts.patch} patches to a token`]);
+  if (model.max_model_len) {
+    rows.push(["Of the context", `${number(100 * facts.tokens / model.max_model_len, 1)} % of ${number(model.max_model_len)} tokens`]);
+  }
+  if (model.vora.kv_bytes_per_token) {
+    rows.push(["KV cache", bytes(facts.tokens * model.vora.kv_bytes_per_token)]);
+  }
+  const price = settings.price_per_million_input_tokens;
+  if (price !== null && price !== undefined) rows.push(["Price", money(facts.tokens * price / 1e6, settings.currency)]);
+  return rows;
+}
+
+export function money(amount, currency) {
+  return `${amount === 0 ? "0" : amount.toPrecision(3)} ${currency}`;
+}
+
+/**
+ * Draw a picture as it is served.
+ * @param {HTMLCanvasElement} canvas
+ * @param {{grid?: boolean, pixels?: boolean, box: [number, number]}} how grid: lines between
+ *   patches; pixels: at the served resolution, enlarged; box: width and height that it fits in
+ */
+export function draw(canvas, picture, facts, how) {
+  const width = facts?.width ?? picture.width, height = facts?.height ?? picture.height;
+  const fit = Math.min(how.box[0] / width, how.box[1] / height);
+  const scale = fit * Math.min(window.devicePixelRatio || 1, 2);
+  canvas.width = Math.round(width * scale);
+  canvas.height = Math.round(height * scale);
+  // Shown pixel for pixel, so that the grid's lines stay sharp and even.
+  canvas.style.setProperty("width", `${Math.round(width * fit)}px`);
+  const context = canvas.getContext("2d");
+  if (facts && how.pixels) {
+    const small = h("canvas", { width, height });
+    place(small.getContext("2d"), picture, facts, 1);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(small, 0, 0, canvas.width, canvas.height);
+  } else {
+    place(context, picture, facts, canvas.width / width);
+  }
+  if (facts && how.grid) lines(context, facts, canvas.width / width, canvas.height / height);
+}
+
+function place(context, picture, facts, scale) {
+  context.imageSmoothingQuality = "high";
+  const { width, height } = context.canvas;
+  if (facts?.resolution !== "fixed") {
+    context.drawImage(picture.image, 0, 0, width, height);
+    return;
+  }
+  // A black square around the centred picture, resized, then cropped around its middle.
+  const { resize_edge: edge, image_size: crop } = facts.image;
+  const factor = edge / Math.max(picture.width, picture.height);
+  const shift = (edge - crop) / 2;
+  context.fillStyle = "#000";
+  context.fillRect(0, 0, width, height);
+  context.drawImage(picture.image,
+    ((edge - picture.width * factor) / 2 - shift) * scale,
+    ((edge - picture.height * factor) / 2 - shift) * scale,
+    picture.width * factor * scale, picture.height * factor * scale);
+}
+
+function lines(context, facts, sx, sy) {
+  // A dark and a light line side by side show on any picture.
+  const step = facts.patch;
+  for (const [offset, colour] of [[0, "rgba(0,0,0,.32)"], [1, "rgba(255,255,255,.38)"]]) {
+    context.beginPath();
+    for (let x = step; x < facts.width; x += step) {
+      context.moveTo(Math.round(x * sx) + offset - 0.5, 0);
+      context.lineTo(Math.round(x * sx) + offset - 0.5, context.canvas.height);
+    }
+    for (let y = step; y < facts.height; y += step) {
+      context.moveTo(0, Math.round(y * sy) + offset - 0.5);
+      context.lineTo(context.canvas.width, Math.round(y * sy) + offset - 0.5);
+    }
+    context.strokeStyle = colour;
+    context.lineWidth = 1;
+    context.stroke();
+  }
+}
+
+/** The room that a dialog's picture has. */
+export const dialogBox = (canvas) =>
+  [Math.min(canvas.parentElement.clientWidth || 480, 640), Math.round(window.innerHeight * 0.58)];
