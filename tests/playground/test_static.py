@@ -1,0 +1,218 @@
+"""The playground's files and routes, without a browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from model_plugin.errors import ImageError
+from model_plugin.images import ImageSettings
+from tests.playground.conftest import DEMO, STATIC
+from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
+from tests.vora_serve.gateway.fake_engine import FakeEngine
+from vora_serve.gateway.admission import hash_key
+from vora_serve.gateway.playground.geometry import image_settings, kv_bytes_per_token
+
+OWN = sorted(path for path in STATIC.iterdir() if path.suffix in (".js", ".html", ".css"))
+
+
+def test_every_file_is_served_under_the_strict_policy(gateway: LiveGateway) -> None:
+    served = [path for path in STATIC.rglob("*") if path.is_file() and path.suffix != ".md"]
+    assert len(served) > 12
+    for path in served:
+        response = gateway.client.get(f"/playground/{path.relative_to(STATIC)}")
+        assert response.status_code == 200, path
+        assert response.content == path.read_bytes()
+        policy = response.headers["content-security-policy"]
+        for part in (
+            "default-src 'none'",
+            "script-src 'self'",
+            "require-trusted-types-for",
+            "form-action 'none'",
+        ):
+            assert part in policy
+        assert "unsafe" not in policy
+        assert response.headers["x-content-type-options"] == "nosniff"
+        again = gateway.client.get(
+            f"/playground/{path.relative_to(STATIC)}",
+            headers={"if-none-match": response.headers["etag"]},
+        )
+        assert again.status_code == 304
+    page = gateway.client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.content == (STATIC / "index.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "path", ["../routes.py", "%2e%2e/routes.py", "vendor/README.md", "vendor/", "no.js", ""]
+)
+def test_nothing_but_these_files_is_served(gateway: LiveGateway, path: str) -> None:
+    assert gateway.client.get(f"/playground/{path}").status_code == 404
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda path: path.name)
+def test_own_files_use_nothing_from_elsewhere_and_make_no_markup(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for address in re.findall(r"""(?:src|href|from|import|url)\s*[=(]?\s*["'](https?:)?//""", text):
+        pytest.fail(f"{path.name} reaches for {address}")
+    for word in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "DOMParser",
+        "new Function",
+        "srcdoc",
+    ):
+        assert word not in text
+    if path.suffix == ".html":
+        assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", text)
+
+
+def test_it_can_be_switched_off(engine: FakeEngine, start_gateway: Start) -> None:
+    gateway = start_gateway(engine.url, playground={"enabled": False})
+    for path in ("/", "/playground/main.js", "/playground/settings.json", "/playground/picture"):
+        assert gateway.client.get(path).status_code == 404
+    assert gateway.client.get("/health").status_code == 200
+
+
+def test_the_page_loads_without_a_key_but_looks_at_no_picture(
+    engine: FakeEngine, start_gateway: Start, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(f"keys:\n  - {{name: a, sha256: {hash_key('sk-secret')}}}\n", encoding="utf-8")
+    gateway = start_gateway(engine.url, auth={"keys_file": str(keys)})
+    assert gateway.client.get("/").status_code == 200
+    assert gateway.client.get("/playground/main.js").status_code == 200
+    assert gateway.client.get("/playground/settings.json").json()["keys_needed"] is True
+    url = "data:image/png;base64," + base64.b64encode(picture()).decode()
+    asked = {"url": url}
+    assert gateway.client.post("/playground/picture", json=asked).status_code == 401
+    headers = {"authorization": "Bearer sk-secret"}
+    told = gateway.client.post("/playground/picture", json=asked, headers=headers)
+    assert told.status_code == 200
+    assert told.json()["url"].startswith("data:image/png;base64,")
+
+
+def test_pictures_are_looked_at_under_the_rules_for_images(gateway: LiveGateway) -> None:
+    post = gateway.client.post
+    for url in (
+        "http://127.0.0.1:1/a.png",
+        "file:///etc/passwd",
+        "data:text/html,<b>",
+        "http://a\\b/",
+    ):
+        response = post("/playground/picture", json={"url": url})
+        assert response.status_code == 400, url
+        assert response.json()["error"]["message"]
+    assert post("/playground/picture", json={"address": "x"}).status_code == 400
+    assert (
+        post(
+            "/playground/picture", content=b"{", headers={"content-type": "application/json"}
+        ).status_code
+        == 400
+    )
+    assert post("/playground/picture", content=b"url=x").status_code == 415
+
+
+def test_looks_count_as_requests(engine: FakeEngine, start_gateway: Start) -> None:
+    gateway = start_gateway(engine.url, admission={"requests": ["2/minute"]})
+    url = "data:image/png;base64," + base64.b64encode(picture()).decode()
+    codes = [
+        gateway.client.post("/playground/picture", json={"url": url}).status_code for _ in range(3)
+    ]
+    assert codes == [200, 200, 429]
+
+
+def test_model_cards_tell_geometry(engine: FakeEngine, start_gateway: Start) -> None:
+    known = start_gateway(engine.url, playground={"checkpoints": {"vora-test": str(DEMO)}})
+    told = known.client.get("/v1/models").json()["data"][0]["vora"]
+    assert told["image"] == {
+        "resolution": "native", "patch_size": 8, "merge_size": 1,
+        "min_pixels": 2304, "max_pixels": 4608,
+    }  # fmt: skip
+    # 6 layers, K and V, 4 heads of 32, bfloat16
+    assert told["kv_bytes_per_token"] == 6 * 2 * 4 * 32 * 2
+    unknown = start_gateway(engine.url)
+    assert unknown.client.get("/v1/models").json()["data"][0]["vora"] is None
+
+
+def test_kv_bytes_are_the_textbook_ones() -> None:
+    qwen = {
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "hidden_size": 3584,
+        "torch_dtype": "bfloat16",
+    }
+    assert kv_bytes_per_token(qwen) == 57344
+    assert kv_bytes_per_token({}) is None
+
+
+PROCESSORS = [
+    {"resolution": "native"},
+    {"resolution": "native", "min_pixels": 2304, "max_pixels": 4608},
+    {"resolution": "native", "min_pixels": 1, "max_pixels": 10**6},
+    {"size": {"shortest_edge": 448}, "crop_size": {"height": 448, "width": 448}},
+    {"size": {"shortest_edge": 224}},
+    {"size": 256, "crop_size": 224},
+    {},
+]
+
+
+@pytest.mark.parametrize("processor", PROCESSORS, ids=lambda value: json.dumps(value)[:40])
+def test_the_page_computes_sizes_as_the_model_does(node: str, processor: dict[str, object]) -> None:
+    draw = random.Random(7)
+    config = {"patch_size": draw.choice([8, 14]), "spatial_merge_size": draw.choice([1, 2])}
+    settings = ImageSettings.from_dict(
+        processor, patch_size=config["patch_size"], merge_size=config["spatial_merge_size"]
+    )
+    sizes, expected = [], []
+    while len(sizes) < 400:
+        size = (draw.randint(2, 3000), draw.randint(2, 3000))
+        if len(sizes) % 4 == 0:  # halves of a patch, where rounding matters
+            size = (7 * draw.randint(1, 60), 4 * draw.randint(1, 90))
+        try:
+            width, height = settings.resized(*size)
+            tokens = settings.num_tokens(*size)
+        except ImageError:
+            continue
+        sizes.append(size)
+        expected.append([width, height, tokens])
+    script = (
+        f"import {{ served }} from {json.dumps((STATIC / 'geometry.js').as_uri())};"
+        "const [image, sizes] = JSON.parse(process.argv[1]);"
+        "console.log(JSON.stringify(sizes.map(([w, h]) => {"
+        "const s = served(image, w, h); return [s.width, s.height, s.tokens]; })));"
+    )
+    given = json.dumps([image_settings(config, processor), sizes])
+    command = [
+        node,
+        "--experimental-default-type=module",
+        "--input-type=module",
+        "-e",
+        script,
+        given,
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(result.stdout) == expected
+
+
+def test_what_is_vendored_is_what_its_table_says() -> None:
+    table = (STATIC / "vendor" / "README.md").read_text(encoding="utf-8")
+    version = re.search(r"marked \(npm\) \| ([\d.]+)", table)
+    assert version is not None
+    head = (STATIC / "vendor" / "marked.js").read_text(encoding="utf-8")[:200]
+    assert f"marked v{version[1]} " in head
+    assert (
+        json.loads((Path(__file__).parent / "package.json").read_text())["dependencies"]["marked"]
+        == version[1]
+    )
+    assert "MIT" in (STATIC / "vendor" / "marked.LICENSE.txt").read_text(encoding="utf-8")
