@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model_plugin import VoRAError, VoRAProcessor
+from model_plugin import ImageError, VoRAError, VoRAProcessor
 from model_plugin.spans import block_ids, dense_mask, spans_from_lengths
 
 IGNORE = -100
@@ -16,6 +16,10 @@ IGNORE = -100
 
 class SampleError(VoRAError, ValueError):
     """A sample cannot be trained on; the sentence says why."""
+
+
+class TooLongError(SampleError):
+    """A sample has more tokens than a sequence may."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Example:
         image_ids: int32 (T,), -1 at text, i at tokens of the i-th image.
         pixel_values: float32 (sum of h * w, 3 * P * P).
         image_grid_hw: int64 (num_images, 2).
+        document_ids: int32 (T,), of a packed example: which sample a token belongs to, -1 at
+            padding; None when it is one sample.
     """
 
     input_ids: torch.Tensor
@@ -58,6 +64,7 @@ class Example:
     image_ids: torch.Tensor
     pixel_values: torch.Tensor
     image_grid_hw: torch.Tensor
+    document_ids: torch.Tensor | None = None
 
 
 @dataclass
@@ -66,18 +73,35 @@ class Batch:
 
     Attributes:
         input_ids, labels: int64 (B, T).
-        visible: bool (B, 1, T, T), the attention rule; see ``collate``.
+        visible: bool (B, 1, T, T), the attention rule; see ``collate``. None where the mask is made
+            on the device.
         image_mask: bool (B, T), True at image tokens.
         pixel_values: float32 (sum of h * w, 3 * P * P), images in order.
         image_grid_hw: int64 (num_images, 2).
+        image_ids: int32 (B, T), as in :class:`Example`.
+        document_ids: int32 (B, T), likewise; None when every row is one sample.
+        position_ids: int64 (B, T), counted from each document's start; None when that is the
+            row's.
+        real_tokens: tokens that are no padding.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
-    visible: torch.Tensor
+    visible: torch.Tensor | None
     image_mask: torch.Tensor
     pixel_values: torch.Tensor
     image_grid_hw: torch.Tensor
+    image_ids: torch.Tensor | None = None
+    document_ids: torch.Tensor | None = None
+    position_ids: torch.Tensor | None = None
+    real_tokens: int = 0
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Move the tensors in place; returns the batch."""
+        for key, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                setattr(self, key, value.to(device, non_blocking=True))
+        return self
 
 
 class Tokeniser:
@@ -103,20 +127,23 @@ class Tokeniser:
 
         Raises:
             SampleError: it has no answer, an empty one, an image without a place or a place
-                without an image, or is too long.
+                without an image, an image that cannot be cut into patches, or is too long.
         """
         answers = [m for m in sample.messages if m["role"] == "assistant"]
         if not answers or any(not m["content"] for m in answers):
             raise SampleError("The conversation has no answer, or an empty one.")
         ids = self.processor.apply_chat_template(sample.messages, tokenize=True)
-        features = self.processor.image_processor(sample.images, return_tensors="pt")
+        try:
+            features = self.processor.image_processor(sample.images, return_tensors="pt")
+        except ImageError as error:
+            raise SampleError(str(error)) from error
         counts = features["image_grid_hw"].prod(-1) // self.processor.settings.merge_size**2
         try:
             ids = self.processor.expand(ids, counts.tolist())
         except ValueError as error:
             raise SampleError(str(error)) from error
         if len(ids) > self.max_length:
-            raise SampleError(
+            raise TooLongError(
                 f"The sample has {len(ids)} tokens; the recipe's max_length is {self.max_length}."
             )
         input_ids = torch.tensor(ids)
@@ -138,7 +165,12 @@ class Tokeniser:
                 position += 1
                 continue
             first = position + len(self.opening)
-            last = ids.index(self.end, first)
+            try:
+                last = ids.index(self.end, first)
+            except ValueError:
+                raise SampleError(
+                    "The chat template ends an answer without the tokenizer's end-of-text token."
+                ) from None
             labels[first : last + 1] = ids[first : last + 1]
             position, found = last + 1, found + 1
         if found != answers:
@@ -148,15 +180,17 @@ class Tokeniser:
         return labels
 
 
-def collate(examples: Sequence[Example], pad_id: int) -> Batch:
+def collate(examples: Sequence[Example], pad_id: int, dense: bool = True) -> Batch:
     """Pad examples to a batch.
 
     The attention rule never lets a token see padding on its right, and what padding itself sees
-    does not matter, so ``visible`` needs no padding mask.
+    does not matter, so ``visible`` needs no padding mask. Of packed examples, a token sees its own
+    sample alone.
 
     Args:
-        examples: any number, with or without images.
+        examples: any number, with or without images, packed or not.
         pad_id: token that fills up.
+        dense: make ``visible``.
     """
     length = max(len(example.input_ids) for example in examples)
 
@@ -167,14 +201,47 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
         return out
 
     image_ids = padded([example.image_ids for example in examples], -1)
+    visible = dense_mask(image_ids, image_ids) if dense else None
+    document_ids = position_ids = None
+    real_tokens = sum(len(example.input_ids) for example in examples)
+    if any(example.document_ids is not None for example in examples):
+        rows = [
+            torch.zeros_like(e.image_ids) if e.document_ids is None else e.document_ids
+            for e in examples
+        ]
+        document_ids = padded(rows, -1)
+        position_ids = document_positions(document_ids)
+        real_tokens = int((document_ids >= 0).sum())
+        if visible is not None:
+            visible &= document_ids[:, :, None] == document_ids[:, None, :]
     return Batch(
         input_ids=padded([example.input_ids for example in examples], pad_id),
         labels=padded([example.labels for example in examples], IGNORE),
-        visible=dense_mask(image_ids, image_ids)[:, None],
+        visible=None if visible is None else visible[:, None],
         image_mask=image_ids >= 0,
         pixel_values=torch.cat([example.pixel_values for example in examples]),
         image_grid_hw=torch.cat([example.image_grid_hw for example in examples]),
+        image_ids=image_ids,
+        document_ids=document_ids,
+        position_ids=position_ids,
+        real_tokens=real_tokens,
     )
+
+
+def document_positions(document_ids: torch.Tensor) -> torch.Tensor:
+    """Positions that begin anew with every document.
+
+    Args:
+        document_ids: int (B, T), documents one after another, -1 at padding.
+
+    Returns:
+        int64 (B, T).
+    """
+    index = torch.arange(document_ids.shape[1], device=document_ids.device)
+    begins = torch.ones_like(document_ids, dtype=torch.bool)
+    begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    starts = torch.where(begins, index, 0).cummax(dim=1).values
+    return index - starts
 
 
 class BatchSource(torch.utils.data.Dataset[list[Batch]]):

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from model_plugin import ConfigError, VoRAForCausalLM
+from vora_serve.training.features import PixelBridge
 from vora_serve.training.recipe import Distillation
 
 #: Epsilon of the auxiliary heads' norm, whatever the LLM's own.
@@ -25,13 +26,15 @@ class Teacher(nn.Module):
 
     Args:
         vision: the vision tower; put into evaluation mode and frozen.
+        bridge: turns the model's pixels into the teacher's; without it they must be the same.
 
     Raises:
         ConfigError: its blocks cannot be found.
     """
 
-    def __init__(self, vision: nn.Module) -> None:
+    def __init__(self, vision: nn.Module, bridge: PixelBridge | None = None) -> None:
         super().__init__()
+        self.bridge = bridge
         self.vision = vision.eval().requires_grad_(False)
         config: Any = vision.config
         self.patch_size = int(config.patch_size)
@@ -58,13 +61,15 @@ class Teacher(nn.Module):
         """Hidden states of some blocks.
 
         Args:
-            pixels: float (B, 3, S, S).
+            pixels: float (B, 3, S, S); (B, 3, H, W) of any size where there is a bridge.
             wanted: numbers of blocks.
             which: states before or after a block.
 
         Returns:
-            For each block, (B, N, D), N patches; a class token is left out.
+            For each block, (B, N, D), N patches; a class token, and registers, are left out.
         """
+        if self.bridge is not None:
+            pixels = self.bridge(pixels)
         with captured(list(self.blocks[0]), wanted, which) as states:
             self.vision(pixel_values=pixels.to(next(self.vision.parameters()).dtype))
         patches = (pixels.shape[-1] // self.patch_size) ** 2

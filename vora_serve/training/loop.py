@@ -143,9 +143,7 @@ def _accumulate(
     targets, image_tokens = accelerator.reduce(totals, reduction="sum").tolist()
     sums: dict[str, float] = {}
     for batch in batches:
-        for key, value in vars(batch).items():
-            setattr(batch, key, value.to(device))
-        losses = wrapped(batch)
+        losses = wrapped(batch.to(device))
         sums["lm"] = sums.get("lm", 0.0) + float(losses["lm"].detach()) / max(targets, 1)
         loss = losses["lm"] / max(targets, 1)
         if "image_tokens" in losses:

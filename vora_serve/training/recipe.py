@@ -11,13 +11,13 @@ from model_plugin import ConfigError
 R = TypeVar("R", bound=BaseModel)
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     """Unknown keys are mistakes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Optimisation(_Strict):
+class Optimisation(Strict):
     """How weights are updated.
 
     Attributes:
@@ -60,7 +60,7 @@ class Optimisation(_Strict):
         return self
 
 
-class Distillation(_Strict):
+class Distillation(Strict):
     """What the LLM's blocks learn from the teacher's (section 3.2).
 
     Attributes:
@@ -76,7 +76,7 @@ class Distillation(_Strict):
     weight: float = Field(default=1.0, ge=0)
 
 
-class PretrainRecipe(_Strict):
+class PretrainRecipe(Strict):
     """LoRA pretraining with distillation (sections 3.1 to 3.3).
 
     Attributes:
@@ -92,7 +92,7 @@ class PretrainRecipe(_Strict):
     max_length: int = Field(default=2048, gt=0)
 
 
-class FinetuneRecipe(_Strict):
+class FinetuneRecipe(Strict):
     """Fine-tuning of the merged model: LLM and embedder train, nothing is distilled.
 
     Attributes:

@@ -1,13 +1,36 @@
 """One training step's losses: language modelling, and distillation while pretraining."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from model_plugin import ConfigError, VoRAForCausalLM
+from vora_serve.training.attention import Rule, attention_for
 from vora_serve.training.data import Batch
 from vora_serve.training.distill import AuxHeads, Teacher, captured, distilled_blocks
+from vora_serve.training.features import FeatureCache, fit_grid
 from vora_serve.training.recipe import Distillation
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How a step computes what it computes.
+
+    Attributes:
+        attention: the rule; the model's own when None.
+        bf16: compute in bfloat16 (autocast); losses and weights that train stay as they are.
+        loss_chunk: targets whose logits are held at a time, computed again in the backward pass;
+            all at once when None.
+        cache: the teacher's states on disk.
+    """
+
+    attention: Rule | None = None
+    bf16: bool = False
+    loss_chunk: int | None = None
+    cache: FeatureCache | None = None
 
 
 class TrainingModel(nn.Module):
@@ -17,17 +40,23 @@ class TrainingModel(nn.Module):
         model: the model.
         teacher: a vision teacher, or None.
         distillation: what is aligned with it.
+        options: how a step computes.
 
     Raises:
         ConfigError: distillation is asked for without a teacher, or teacher and model do not cut
-            images into the same patches.
+            images into the same patches and the teacher does not see pictures at its own size.
     """
 
     def __init__(
-        self, model: VoRAForCausalLM, teacher: Teacher | None, distillation: Distillation
+        self,
+        model: VoRAForCausalLM,
+        teacher: Teacher | None,
+        distillation: Distillation,
+        options: StepOptions | None = None,
     ) -> None:
         super().__init__()
         self.model, self.settings = model, distillation
+        self.options = options or StepOptions()
         self.which = "output" if distillation.alignment == "paper" else "input"
         self.blocks: list[int] = []
         self.aux_vision: AuxHeads | None = None
@@ -36,13 +65,11 @@ class TrainingModel(nn.Module):
             return
         if teacher is None:
             raise ConfigError(f"Distillation is {distillation.mode}, but there is no teacher.")
-        if teacher.patch_size != model.config.patch_size:
+        if teacher.bridge is None and teacher.patch_size != model.config.patch_size:
             raise ConfigError(
                 f"The teacher's patches are {teacher.patch_size} pixels a side, the model's "
                 f"{model.config.patch_size}; they must be equal."
             )
-        if model.config.spatial_merge_size != 1:
-            raise ConfigError("Distillation aligns patch by patch; spatial_merge_size must be 1.")
         self.blocks = distilled_blocks(distillation, teacher.depth, model.config.num_hidden_layers)
         self.aux_vision = AuxHeads(self.blocks, model.config.hidden_size, teacher.hidden_size)
         self.teacher = [teacher]
@@ -55,6 +82,16 @@ class TrainingModel(nn.Module):
             and images, ``aux_i``: mean distillation loss of block i over the batch's image tokens,
             and ``image_tokens``: their number.
         """
+        with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.options.bf16):
+            return self._losses(batch)
+
+    @property
+    def rule(self) -> Rule:
+        """The attention rule in force."""
+        own: Rule = "bidirectional" if self.model.config.is_mm_prefix_lm else "causal"
+        return self.options.attention or own
+
+    def _losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         model = self.model
         has_images = len(batch.image_grid_hw) > 0
         embeds = model.embed(
@@ -63,12 +100,15 @@ class TrainingModel(nn.Module):
             batch.image_grid_hw if has_images else None,
         )
         wanted = self.blocks if has_images else []
-        visible = batch.visible
-        if not model.config.is_mm_prefix_lm:
-            visible = torch.ones_like(visible).tril()
+        visible = attention_for(batch, self.rule, model.llm.config._attn_implementation)
         with captured(list(model.llm.model.layers), wanted, self.which) as states:  # type: ignore[arg-type]
-            hidden = model.llm.model(inputs_embeds=embeds, attention_mask=visible).last_hidden_state
-        losses = lm_loss(hidden, batch.labels, model.llm.lm_head)
+            hidden = model.llm.model(
+                inputs_embeds=embeds,
+                attention_mask=visible,
+                position_ids=batch.position_ids,
+                use_cache=False,
+            ).last_hidden_state
+        losses = lm_loss(hidden, batch.labels, model.llm.lm_head, self.options.loss_chunk)
         if wanted and self.aux_vision is not None:
             seen = {i: states[i][batch.image_mask] for i in wanted}
             targets = self._targets(batch)
@@ -79,19 +119,47 @@ class TrainingModel(nn.Module):
 
     def _targets(self, batch: Batch) -> list[torch.Tensor]:
         """The teacher's hidden states of the batch's image tokens, (tokens, D) for each block."""
-        teacher = self.teacher[0]
-        grid = teacher.image_size // teacher.patch_size
-        if any((h, w) != (grid, grid) for h, w in batch.image_grid_hw.tolist()):
+        teacher, merge = self.teacher[0], self.model.config.spatial_merge_size
+        grids = [(int(h), int(w)) for h, w in batch.image_grid_hw.tolist()]
+        own = teacher.image_size // teacher.patch_size
+        if teacher.bridge is None and any(grid != (own, own) for grid in grids):
             raise ConfigError(
-                f"The teacher sees grids of {grid}x{grid} patches; pretrain at that fixed size."
+                f"The teacher sees grids of {own}x{own} patches; pretrain at that fixed size."
             )
-        pixels = unpatchify(batch.pixel_values, grid, teacher.patch_size)
-        states = teacher(pixels, self.blocks, self.which)
-        return [state.flatten(0, 1) for state in states]
+        patch = self.model.config.patch_size
+        if len(set(grids)) == 1:
+            pixels = unpatchify(batch.pixel_values, grids[0], patch)
+            states = self._teacher_states(pixels)
+            return [fit_grid(state, grids[0], merge).flatten(0, 1) for state in states]
+        found: list[list[torch.Tensor]] = []
+        pieces = batch.pixel_values.split([h * w for h, w in grids])
+        for piece, grid in zip(pieces, grids, strict=True):
+            states = self._teacher_states(unpatchify(piece, grid, patch))
+            found.append([fit_grid(state, grid, merge).flatten(0, 1) for state in states])
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+    def _teacher_states(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """The teacher's states of pictures, (B, N, D) for each distilled block."""
+        teacher, cache = self.teacher[0], self.options.cache
+        if cache is None:
+            return teacher(pixels, self.blocks, self.which)
+        names = [f"{self.which}.{block}" for block in self.blocks]
+        keys = [cache.key(picture) for picture in pixels]
+        found = [cache.get(key, names) for key in keys]
+        missing = [i for i, states in enumerate(found) if states is None]
+        if missing:
+            fresh = teacher(pixels[missing], self.blocks, self.which)
+            for place, index in enumerate(missing):
+                mine = [state[place] for state in fresh]
+                cache.put(keys[index], dict(zip(names, mine, strict=True)))
+                # As if it had been read: a run must not depend on what was kept before.
+                found[index] = [state.to(torch.bfloat16) for state in mine]
+        by_block = zip(*(states for states in found if states is not None), strict=True)
+        return [torch.stack([s.to(pixels.device) for s in states]) for states in by_block]
 
 
 def lm_loss(
-    hidden: torch.Tensor, labels: torch.Tensor, lm_head: nn.Module
+    hidden: torch.Tensor, labels: torch.Tensor, lm_head: nn.Module, chunk: int | None = None
 ) -> dict[str, torch.Tensor]:
     """Next-token cross-entropy; logits are computed at targets only.
 
@@ -99,28 +167,38 @@ def lm_loss(
         hidden: (B, T, hidden_size).
         labels: int64 (B, T), -100 where there is no target.
         lm_head: hidden states to logits.
+        chunk: targets whose logits are held at a time; all at once when None.
 
     Returns:
         ``lm``: sum over targets; ``targets``: their number.
     """
     following = labels[:, 1:]
     chosen = following >= 0
-    logits = lm_head(hidden[:, :-1][chosen]).float()
-    total = functional.cross_entropy(logits, following[chosen], reduction="sum")
+    states, targets = hidden[:, :-1][chosen], following[chosen]
+
+    def part(rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(lm_head(rows).float(), wanted, reduction="sum")
+
+    if chunk is None or len(targets) <= chunk:
+        total = part(states, targets)
+    else:
+        pieces = zip(states.split(chunk), targets.split(chunk), strict=True)
+        parts = [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
+        total = torch.stack(parts).sum()
     return {"lm": total, "targets": chosen.sum()}
 
 
-def unpatchify(patches: torch.Tensor, grid: int, patch_size: int) -> torch.Tensor:
-    """Flattened patches of square images back to pixels.
+def unpatchify(patches: torch.Tensor, grid: tuple[int, int], patch_size: int) -> torch.Tensor:
+    """Flattened patches of images of one size back to pixels.
 
     Args:
-        patches: (B * G * G, 3 * P * P).
-        grid: G.
+        patches: (B * h * w, 3 * P * P).
+        grid: (h, w).
         patch_size: P.
 
     Returns:
-        (B, 3, G * P, G * P).
+        (B, 3, h * P, w * P).
     """
-    blocks = patches.view(-1, grid, grid, 3, patch_size, patch_size)
-    side = grid * patch_size
-    return blocks.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, side, side)
+    h, w = grid
+    blocks = patches.view(-1, h, w, 3, patch_size, patch_size)
+    return blocks.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, h * patch_size, w * patch_size)

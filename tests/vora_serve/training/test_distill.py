@@ -83,7 +83,7 @@ def test_losses_are_cosine_distances_of_block_outputs() -> None:
         states = model.llm(
             inputs_embeds=embeds, attention_mask=batch.visible, output_hidden_states=True
         ).hidden_states
-        pixels = unpatchify(batch.pixel_values, 8, 14)
+        pixels = unpatchify(batch.pixel_values, (8, 8), 14)
         seen = teacher.vision(pixel_values=pixels, output_hidden_states=True).hidden_states
         assert module.aux_vision is not None
         # Hidden state 0 is the embedding's, so that of block 0 is number 1.

@@ -1,0 +1,91 @@
+"""The data section of a recipe: where samples come from and how they are mixed and packed."""
+
+import glob
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from model_plugin import ConfigError
+from vora_serve.training.recipe import Strict
+
+Format = Literal["jsonl", "parquet", "webdataset"]
+_SUFFIXES: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".tar": "webdataset",
+}
+
+
+class Source(Strict):
+    """One data set.
+
+    Attributes:
+        files: paths or glob patterns; a folder stands for the data files in it.
+        format: ``jsonl`` (a record a line, or one JSON array), ``parquet`` or ``webdataset``; by
+            the files' names when absent.
+        image_dir: folder that relative paths of images start from; the file's own when absent.
+        weight: how often samples are drawn from here, relative to the other sources.
+    """
+
+    files: tuple[str, ...] = Field(min_length=1)
+    format: Format | None = None
+    image_dir: str | None = None
+    weight: float = Field(default=1.0, gt=0)
+
+    def resolve(self) -> tuple[Format, list[Path]]:
+        """The format, and the files in order.
+
+        Raises:
+            ConfigError: a pattern matches nothing, or the format cannot be told.
+        """
+        found: list[Path] = []
+        for pattern in self.files:
+            matches = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+            inside = [f for m in matches if m.is_dir() for f in sorted(m.rglob("*"))]
+            files = [m for m in matches if m.is_file()]
+            files += [f for f in inside if f.is_file() and f.suffix in _SUFFIXES]
+            if not files:
+                raise ConfigError(f"There is no data file {pattern}.")
+            found += files
+        formats = {self.format or _SUFFIXES.get(file.suffix) for file in found}
+        if len(formats) != 1 or None in formats:
+            raise ConfigError(
+                f"The format of {', '.join(self.files)} cannot be told by the names; say which of "
+                "jsonl, parquet and webdataset it is."
+            )
+        if self.image_dir is not None and not Path(self.image_dir).is_dir():
+            raise ConfigError(f"There is no folder of images {self.image_dir}.")
+        return formats.pop(), found  # type: ignore[return-value]
+
+
+class Data(Strict):
+    """Sources and what is made of them.
+
+    Attributes:
+        sources: mixed by weight.
+        shuffle_buffer: raw samples that are held and shuffled at a time, in each lane.
+        lanes: independent streams that a run draws from, each with its share of every source. They
+            are dealt to processes and their workers, so what a step sees does not depend on how
+            many of those there are. Processes must divide lanes, and lanes the batch.
+        pack: fill sequences of ``max_length`` with whole samples; a batch then counts sequences.
+        pack_window: samples that are packed together; more leave less padding.
+        too_long: what happens to samples of more than ``max_length`` tokens: ``shorten`` leaves
+            out last questions until they fit, ``skip`` counts them as broken.
+        max_skipped: broken samples after which a run stops.
+    """
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    shuffle_buffer: int = Field(default=1000, gt=0)
+    lanes: int = Field(default=1, gt=0)
+    pack: bool = False
+    pack_window: int = Field(default=128, gt=0)
+    too_long: Literal["shorten", "skip"] = "shorten"
+    max_skipped: int = Field(default=1000, ge=0)
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> Self:
+        if self.pack and self.pack_window > self.shuffle_buffer:
+            raise ValueError("pack_window must not exceed shuffle_buffer")
+        return self
