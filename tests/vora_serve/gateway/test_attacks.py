@@ -307,7 +307,7 @@ async def drip_head(_: str, __: dict[str, str], writer: asyncio.StreamWriter) ->
 
 
 async def silence(_: str, __: dict[str, str], writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(30)
+    await asyncio.sleep(300)
 
 
 async def huge_head(_: str, __: dict[str, str], writer: asyncio.StreamWriter) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +18,8 @@ import pytest
 from tests.vora_serve.gateway.conftest import picture
 from tests.vora_serve.gateway.fake_web import FakeWeb, response
 from tests.vora_serve.gateway.fake_web import serving as serving_web
+from tests.vora_serve.gateway.node import HERE as NODE
+from tests.vora_serve.gateway.node import node_with_modules
 from tests.vora_serve.gateway.real_engine import MODEL, Served, serving
 from tests.vora_serve.gateway.test_chat import data_url
 from tests.vora_serve.gateway.test_streams import until
@@ -257,10 +257,10 @@ def test_leaving_stops_the_engine(served: Served, stream: bool) -> None:
     strict=True, reason="forced tool calls of the random fixture model do not parse yet"
 )
 def test_langchain(served: Served) -> None:
-    langchain = pytest.importorskip("langchain_openai")
+    import langchain_openai
     from langchain_core.messages import HumanMessage
 
-    model = langchain.ChatOpenAI(
+    model = langchain_openai.ChatOpenAI(
         base_url=f"{served.url}/v1", api_key="none", model="tiny", max_tokens=60, temperature=0
     )
     message = HumanMessage(content=show(IMAGE))
@@ -278,12 +278,7 @@ def test_langchain(served: Served) -> None:
 
 
 def test_npm_client(served: Served) -> None:
-    """Needs node and the directory of an installed ``openai`` in ``VORA_TEST_NODE_MODULES``."""
-    node, modules = shutil.which("node"), os.environ.get("VORA_TEST_NODE_MODULES")
-    if node is None or modules is None:
-        pytest.skip("no node, or VORA_TEST_NODE_MODULES is not set")
-    script = Path(modules).parent / "tour.mjs"  # modules are looked up beside the script
-    script.write_text(Path(__file__).with_name("tour.mjs").read_text())
+    node, script = node_with_modules(), NODE / "tour.mjs"
     result = subprocess.run(
         [node, str(script), f"{served.url}/v1", "tiny", IMAGE],
         capture_output=True,

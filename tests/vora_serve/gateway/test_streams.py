@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -19,13 +21,12 @@ from tests.vora_serve.gateway.test_attacks import silence
 from tests.vora_serve.gateway.test_chat import events
 
 
-def until(condition: Callable[[], Any], within: float = 5.0) -> float:
-    """Wait for a condition; how long it took."""
+def until(condition: Callable[[], Any], within: float = 30.0) -> None:
+    """Wait for a condition; the bound is for tests that fail, on any machine."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < within, "it never came to be"
         time.sleep(0.005)
-    return time.monotonic() - began
 
 
 def body(stream: bool, **more: Any) -> dict[str, Any]:
@@ -33,60 +34,64 @@ def body(stream: bool, **more: Any) -> dict[str, Any]:
     return {"model": "vora-test", "messages": messages, "stream": stream, **more}
 
 
-def leave(gateway: LiveGateway, payload: dict[str, Any], when: Callable[[], Any]) -> None:
-    """Send a request and drop the connection as soon as ``when`` holds."""
-    import json
-
+@contextmanager
+def asking(gateway: LiveGateway, payload: dict[str, Any]) -> Iterator[socket.socket]:
+    """A client that has sent a request; it leaves at the end, answered or not."""
     content = json.dumps(payload).encode()
     host, port = gateway.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         head = (
             "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
             f"content-length: {len(content)}\r\n\r\n"
         )
         connection.sendall(head.encode() + content)
-        until(when)
+        yield connection
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_leaving_in_prefill(gateway: LiveGateway, engine: FakeEngine, stream: bool) -> None:
-    engine.first_delay_s = 30
-    leave(gateway, body(stream), lambda: engine.running == 1)
-    assert until(lambda: engine.cancelled == 1) < 1
+    engine.first_delay_s = 300  # far longer than the test may take
+    with asking(gateway, body(stream)):
+        until(lambda: engine.running == 1)
+    until(lambda: engine.cancelled == 1)
     until(lambda: not gateway.state.active)
     assert gateway.state.queue.in_flight == 0
 
 
 def test_leaving_in_decode(gateway: LiveGateway, engine: FakeEngine) -> None:
-    engine.words = ["word "] * 1000
-    engine.delay_s = 0.05
+    engine.words = ["word "] * 10_000
+    engine.delay_s = 0.05  # 500 s in all
     with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", json=body(True)) as answer:
         for _, _line in zip(range(5), answer.iter_lines(), strict=False):
             pass
-    assert until(lambda: engine.cancelled == 1) < 1
+    until(lambda: engine.cancelled == 1)
     assert engine.running == 0
 
 
 def test_leaving_the_queue(engine: FakeEngine, start_gateway: Start) -> None:
     gateway = start_gateway(engine.url, admission={"max_in_flight": 1})
-    engine.first_delay_s = 3
-    blocker = threading.Thread(target=gateway.chat)
-    blocker.start()
-    until(lambda: engine.running == 1)
-    leave(gateway, body(False), lambda: gateway.state.queue.queued == 1)
-    assert until(lambda: gateway.state.queue.queued == 0) < 1
-    blocker.join()
+    engine.first_delay_s = 300
+    with asking(gateway, body(False)):
+        until(lambda: engine.running == 1)
+        with asking(gateway, body(False)):
+            until(lambda: gateway.state.queue.queued == 1)
+        until(lambda: gateway.state.queue.queued == 0)
+        assert engine.running == 1, "the place in flight is still taken"
+    until(lambda: not gateway.state.active)
     assert len(engine.seen) == 1, "the one that left never reached the engine"
 
 
 def test_leaving_while_images_are_fetched(engine: FakeEngine, start_gateway: Start) -> None:
     with serving(FakeWeb("127.0.0.2")) as web:
         web.pages["/silence"] = silence
-        gateway = start_gateway(engine.url, images={"allow_networks": ["127.0.0.2/32"]})
+        images = {"allow_networks": ["127.0.0.2/32"], "timeout_s": 300, "total_timeout_s": 300}
+        gateway = start_gateway(engine.url, images=images)
         part = {"type": "image_url", "image_url": {"url": web.url("/silence")}}
         payload = body(True, messages=[{"role": "user", "content": [part]}])
-        leave(gateway, payload, lambda: web.open == 1)
-        assert until(lambda: not gateway.state.active) < 1
+        with asking(gateway, payload):
+            until(lambda: web.open == 1)
+        until(lambda: not gateway.state.active)
         assert not engine.seen
 
 
@@ -105,10 +110,8 @@ def test_an_engine_that_falls_silent(engine: FakeEngine, start_gateway: Start) -
     gateway = start_gateway(
         engine.url, routing={"idle_timeout_s": 0.6}, streams={"heartbeat_s": 0.1}
     )
-    engine.first_delay_s = 30
-    began = time.monotonic()
+    engine.first_delay_s = 300
     text = gateway.chat(stream=True).text
-    assert time.monotonic() - began < 3
     assert text.count(": heartbeat") >= 3
     assert events(text)[-1]["error"]["code"] == "engine_timeout"
     until(lambda: engine.cancelled == 1)
@@ -140,19 +143,9 @@ def test_the_deadline_in_prefill_and_in_decode(engine: FakeEngine, start_gateway
 def test_a_client_that_reads_nothing_is_dropped(engine: FakeEngine, start_gateway: Start) -> None:
     gateway = start_gateway(engine.url, streams={"write_timeout_s": 0.5})
     engine.words = ["word " * 20_000] * 400
-    host, port = gateway.url.removeprefix("http://").split(":")
-    import json
-
-    content = json.dumps(body(True)).encode()
-    with socket.create_connection((host, int(port))) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        head = (
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(content)}\r\n\r\n"
-        )
-        connection.sendall(head.encode() + content)
+    with asking(gateway, body(True)):
         until(lambda: gateway.state.active)
-        until(lambda: not gateway.state.active, within=10)
+        until(lambda: not gateway.state.active, within=60)
     until(lambda: engine.running == 0)
 
 
@@ -222,12 +215,12 @@ def test_draining(engine: FakeEngine) -> None:
     from vora_serve.gateway.listen import bind
     from vora_serve.gateway.server import serve
 
-    engine.words = ["word "] * 40
+    engine.words = ["word "] * 60
     engine.delay_s = 0.05
     settings = load_settings(
         flags={
             "upstreams": [engine.url],
-            "server": {"drain_delay_s": 0.3, "grace_period_s": 5},
+            "server": {"drain_delay_s": 2, "grace_period_s": 60},
             "logging": {"access": False},
         }
     )
@@ -250,17 +243,18 @@ def test_draining(engine: FakeEngine) -> None:
     def ask() -> None:
         answers.append(httpx.post(f"{url}/v1/chat/completions", json=body(True), timeout=30).text)
 
-    asking = threading.Thread(target=ask)
-    asking.start()
+    thread_asking = threading.Thread(target=ask)
+    thread_asking.start()
     until(lambda: engine.running == 1)
     loops[0].call_soon_threadsafe(loops[1].set)
-    until(lambda: httpx.get(f"{url}/ready").status_code == 503, within=0.3)
+    until(lambda: httpx.get(f"{url}/ready").status_code == 503)
+    assert not loops[2].closing, "not ready at once, while requests are still taken"
     until(lambda: loops[2].closing)
     late = httpx.post(f"{url}/v1/chat/completions", json=body(False))
     assert late.status_code == 503
     assert late.json()["error"]["code"] == "draining"
-    asking.join(10)
-    thread.join(10)
+    thread_asking.join(60)
+    thread.join(60)
     assert not thread.is_alive()
     assert events(answers[0])[-1] == "[DONE]"
 
