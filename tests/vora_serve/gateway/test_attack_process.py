@@ -1,0 +1,156 @@
+"""All attacks at once against ``vora-serve serve`` as a process of its own: what it costs.
+
+The single attacks and what each is answered stand in test_attacks.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import yaml
+
+from tests.vora_serve.gateway.conftest import picture
+from tests.vora_serve.gateway.fake_engine import FakeEngine, running
+from tests.vora_serve.gateway.fake_web import FakeWeb, response, serving
+from tests.vora_serve.gateway.test_attacks import (
+    BODIES,
+    DATA_URLS,
+    FILES,
+    SPELLINGS,
+    VICTIM,
+    WORLD,
+    data_url,
+    redirect,
+)
+from tests.vora_serve.gateway.test_streams import until
+
+MEMORY_MIB = 600
+ROUNDS = 3
+AT_ONCE = 12
+# Harmless, if odd: shown by some programs, refused by others.
+EITHER_WAY = "gif frame beyond its canvas"
+
+
+def attacks(world: FakeWeb, victim: FakeWeb) -> dict[str, str]:
+    """Every attack that needs no resolver of its own: a name and the image's URL."""
+    found = {
+        f"URL {index}": url.replace("{port}", str(victim.port))
+        for index, url in enumerate(SPELLINGS)
+    }
+    for name, body in BODIES.items():
+        world.pages[f"/{name.replace(' ', '-')}"] = body
+        found[f"body: {name}"] = world.url(f"/{name.replace(' ', '-')}")
+    for status in ("301 M", "302 F", "303 S", "307 T", "308 P"):
+        world.pages[f"/to-victim-{status[:3]}"] = redirect(victim.url("/secret.png"), status)
+        found[f"redirect {status}"] = world.url(f"/to-victim-{status[:3]}")
+    world.pages["/loop"] = redirect("/loop")
+    found["redirect loop"] = world.url("/loop")
+    found |= {f"file: {name}": data_url(file) for name, file in FILES.items() if name != EITHER_WAY}
+    for name, file in FILES.items():
+        if name != EITHER_WAY and len(file) < 2_000_000:
+            world.pages[f"/file-{name.replace(' ', '-')}"] = response(file)
+            found[f"fetched file: {name}"] = world.url(f"/file-{name.replace(' ', '-')}")
+    found |= {f"data URL {index}": url for index, url in enumerate(DATA_URLS)}
+    return found
+
+
+@contextmanager
+def gateway(
+    tmp_path: Path, engine: FakeEngine, *networks: str
+) -> Iterator[tuple[httpx.Client, int]]:
+    """The command with its default limits, and its process id."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    config = tmp_path / "config.yaml"
+    images = {"allow_networks": [f"{address}/32" for address in networks], "timeout_s": 2}
+    config.write_text(yaml.safe_dump({"images": images, "logging": {"access": False}}))
+    command = [
+        sys.executable, "-c", "from vora_serve.cli import main; main()", "serve",
+        "--upstream", engine.url, "--port", str(port), "--config", str(config),
+    ]  # fmt: skip
+    process = subprocess.Popen(command)
+    try:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False
+        ) as client:
+
+            def ready() -> bool:
+                assert process.poll() is None
+                try:
+                    return client.get("/ready").status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            until(ready, within=60)
+            yield client, process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def show(client: httpx.Client, url: str) -> httpx.Response:
+    content = [{"type": "image_url", "image_url": {"url": url}}]
+    body = {"model": "vora-test", "messages": [{"role": "user", "content": content}]}
+    return client.post("/v1/chat/completions", json=body)
+
+
+def peak_mib(pid: int) -> float:
+    """The highest resident memory that the process ever had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return (
+        int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+        / 1024
+    )
+
+
+def test_memory_and_answers_under_all_attacks(tmp_path: Path) -> None:
+    with (
+        running(FakeEngine()) as engine,
+        serving(FakeWeb(WORLD)) as world,
+        serving(FakeWeb(VICTIM)) as victim,
+        gateway(tmp_path, engine, WORLD) as (client, pid),
+    ):
+        victim.pages["/secret.png"] = world.pages["/good.png"] = response(picture())
+        found = attacks(world, victim)
+        assert len(found) >= 80
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            got = pool.map(
+                lambda item: (item[0], show(client, item[1])), list(found.items()) * ROUNDS
+            )
+            answers = list(got)
+        statuses = Counter(answer.status_code for _, answer in answers)
+        assert set(statuses) == {400}, [
+            (name, answer.text) for name, answer in answers if answer.status_code != 400
+        ]
+        assert victim.connections == 0, "the victim was reached"
+        assert not engine.seen, "the engine was bothered"
+        assert show(client, world.url("/good.png")).status_code == 200, "nobody is held"
+        assert "vora_gateway_requests_in_flight 0.0" in client.get("/metrics").text
+        peak = peak_mib(pid)
+        report = {"attacks": len(found), "requests": len(answers), "peak_rss_mib": round(peak)}
+        if "VORA_TEST_REPORT" in os.environ:
+            Path(os.environ["VORA_TEST_REPORT"]).write_text(json.dumps(report, indent=2) + "\n")
+        assert peak < MEMORY_MIB
+
+
+def test_the_victim_can_be_reached_where_it_is_allowed(tmp_path: Path) -> None:
+    """The control: without the policy the same addresses would have been fetched."""
+    with (
+        running(FakeEngine()) as engine,
+        serving(FakeWeb(VICTIM)) as victim,
+        gateway(tmp_path, engine, VICTIM) as (client, _),
+    ):
+        victim.pages["/secret.png"] = response(picture())
+        assert show(client, victim.url("/secret.png")).status_code == 200
+        assert show(client, f"http://[::ffff:127.0.0.1]:{victim.port}/secret.png").status_code
+        assert victim.connections >= 1
