@@ -17,7 +17,7 @@ app = typer.Typer(
     name="vora-serve",
     help="Train, merge, evaluate and serve VoRA models.",
     no_args_is_help=True,
-    add_completion=False,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 config_app = typer.Typer(help="Look at the gateway's configuration.", no_args_is_help=True)
@@ -38,7 +38,25 @@ def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-@app.command()
+_SERVE_EXAMPLES = """Examples:
+
+* vora-serve serve --model vora_serve/demo/checkpoint
+
+* vora-serve serve --model ORG/NAME --port 8080 -- --max-model-len 4096
+
+* vora-serve serve --upstream http://10.0.0.5:8001 --keys keys.yaml --host 0.0.0.0
+"""
+_CHAT_EXAMPLES = """Examples:
+
+* vora-serve chat --image cat.jpg "What is this?"
+
+* vora-serve chat --base-url http://10.0.0.5:8000
+
+* echo "Count the shapes." | vora-serve chat --image scene.png
+"""
+
+
+@app.command(epilog=_SERVE_EXAMPLES)
 def serve(
     model: Annotated[str | None, typer.Option(help="VoRA checkpoint: directory or hub id.")] = None,
     upstream: Annotated[
@@ -125,11 +143,51 @@ def engine(
     os.execve(sys.executable, [*command, *context.args], environment)
 
 
+@app.command(epilog=_CHAT_EXAMPLES)
+def chat(
+    question: Annotated[
+        str | None, typer.Argument(help="One question; without it, a conversation.")
+    ] = None,
+    base_url: Annotated[
+        str, typer.Option(envvar="VORA_BASE_URL", help="Where the server is.")
+    ] = "http://127.0.0.1:8000",
+    model: Annotated[str | None, typer.Option(help="Which model [the first].")] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(help="Picture, file or URL, for the first question.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt [the model's own].")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.01, max=1)] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+) -> None:
+    """Talk to a served model in the terminal; /image PATH shows it a picture.
+
+    The API key comes from the environment variable VORA_API_KEY.
+    """
+    from vora_serve.chat import chat as talk
+
+    sampling = {
+        "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed,
+    }  # fmt: skip
+    given = {name: value for name, value in sampling.items() if value is not None}
+    talk(base_url, model, question, image or [], system, given)
+
+
 @app.command()
-def doctor() -> None:
+def doctor(
+    report: Annotated[
+        bool, typer.Option("--report", help="Print versions and environment for a bug report.")
+    ] = False,
+) -> None:
     """Say what this machine has and what is missing."""
     from vora_serve.doctor import findings
 
+    if report:
+        from vora_serve.report import report as whole
+
+        _say(whole())
+        raise typer.Exit
     marks = {"ok": "ok     ", "note": "note   ", "missing": "MISSING"}
     found = findings()
     for finding in found:
@@ -203,6 +261,7 @@ _delegate("pretrain", "vora_serve.training.cli", False, "Teach an LLM to see wit
 _delegate("merge", "vora_serve.training.cli", False, "Merge LoRA layers into the LLM's weights.")
 _delegate("finetune", "vora_serve.training.cli", False, "Fine-tune a merged model.")
 _delegate("evaluate", "vora_serve.evaluation.cli", False, "Measure a model's answers.")
+_delegate("explain", "vora_serve.explain.cli", False, "Show where a model looks in a picture.")
 _delegate("demo", "vora_serve.demo.cli", True, "Train and look at the demo model.")
 
 

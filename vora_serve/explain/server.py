@@ -1,0 +1,117 @@
+"""A small HTTP server that looks into answers for the playground; only gateways speak to it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import socket
+import threading
+from typing import Any
+
+import uvicorn
+from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from model_plugin.errors import VoRAError
+from vora_serve.explain.look import Explainer
+
+MAX_BODY = 64 * 2**20
+MAX_PIXELS = 32_000_000
+
+
+class Asked(BaseModel):
+    """A question as it was sent to ``/v1/chat/completions``, and what was answered."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str
+    messages: list[dict[str, Any]] = Field(min_length=1, max_length=256)
+    answer: str = Field(min_length=1, max_length=4000)
+
+
+class _WrongError(Exception):
+    """The request is at fault; the message says how."""
+
+
+def _error(status: int, message: str) -> JSONResponse:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return JSONResponse(
+        {"error": {"message": message, "type": kind, "param": None, "code": None}}, status
+    )
+
+
+def _picture(url: str) -> Image.Image:
+    """A picture from a ``data:`` URL; this process fetches nothing."""
+    head, comma, data = url.partition(",")
+    if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
+        raise _WrongError("Only pictures that were uploaded can be looked into, not addresses.")
+    try:
+        image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
+        if image.width * image.height > MAX_PIXELS:
+            raise _WrongError("The picture is too large to be looked into.")
+        return image.convert("RGB")
+    except (binascii.Error, UnidentifiedImageError, OSError, ValueError):
+        raise _WrongError("The picture cannot be read.") from None
+
+
+def _messages(asked: Asked) -> list[dict[str, Any]]:
+    result = []
+    for message in asked.messages:
+        content = message.get("content")
+        if isinstance(content, list):
+            parts: list[dict[str, Any]] = []
+            for part in content:
+                if not isinstance(part, dict):
+                    raise _WrongError("A message has a part that is no object.")
+                if part.get("type") == "image_url":
+                    holder = part.get("image_url")
+                    url = holder.get("url") if isinstance(holder, dict) else holder
+                    parts.append({"type": "image", "image": _picture(str(url))})
+                else:
+                    parts.append({"type": "text", "text": str(part.get("text", ""))})
+            content = parts
+        result.append({"role": str(message.get("role", "user")), "content": content})
+    return result
+
+
+def make_app(explainer: Explainer) -> Starlette:
+    """The ASGI application: ``POST /explain``, ``GET /health``."""
+    turn = threading.Lock()  # one at a time: the hooks are the model's
+
+    def look(asked: Asked) -> dict[str, Any]:
+        messages = _messages(asked)
+        with turn:
+            return explainer.explain(messages, asked.answer).as_json()
+
+    async def explain(request: Request) -> JSONResponse:
+        body = b""
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MAX_BODY:
+                return _error(413, "The body is too large.")
+        try:
+            asked = Asked.model_validate_json(body)
+        except ValidationError:
+            return _error(400, "The body must have model, messages and answer.")
+        try:
+            return JSONResponse(await run_in_threadpool(look, asked))
+        except (_WrongError, VoRAError) as error:
+            return _error(400, str(error))
+
+    async def health(_: Request) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    return Starlette(
+        routes=[Route("/explain", explain, methods=["POST"]), Route("/health", health)]
+    )
+
+
+def serve(explainer: Explainer, listener: socket.socket) -> None:
+    """Serve until told to stop."""
+    config = uvicorn.Config(make_app(explainer), log_level="warning", server_header=False)
+    uvicorn.Server(config).run(sockets=[listener])
