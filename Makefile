@@ -10,7 +10,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test lint format types test-slow test-deploy test-engine test-gpu clean distclean
+.PHONY: help demo setup test lint format types test-slow test-deploy test-engine test-gpu loadtest clean distclean
 
 PYTHON ?=
 DEVICE ?= auto
@@ -23,6 +23,7 @@ export VENV := .venv
 
 BIN := .venv/bin
 INSTALL := docker/requirements/install.sh
+LOADTEST ?= runs/loadtest
 # Nothing under test looks anything up on a model hub.
 OFFLINE := HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
 
@@ -61,6 +62,11 @@ test-engine: setup ## only the tests that start a real engine
 
 test-gpu: setup ## the tests that need a CUDA device
 	$(OFFLINE) $(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+loadtest: setup ## tiny VoRA against its encoder-based twin, itself, and itself behind the gateway; ends in a report
+	@$(BIN)/python -m loadtest vora build $(LOADTEST)/models/vora-tiny --overwrite
+	@$(BIN)/python -m loadtest baseline build $(LOADTEST)/models/llava-tiny --overwrite
+	$(OFFLINE) $(BIN)/python -m loadtest run tiny --out $(LOADTEST)/tiny --set MODELS=$(LOADTEST)/models
 
 clean: ## remove caches and build results, keep .venv
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

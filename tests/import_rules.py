@@ -28,7 +28,11 @@ RULES = (
     Rule("model_plugin", ("vllm",), but=("model_plugin.engine",)),
     Rule("vora_serve", ("vllm",), but=("vora_serve.engine",)),
     Rule("model_plugin.images", ("torch", "transformers", "vllm")),
-    Rule("loadtest", ("torch", "transformers", "vllm", "model_plugin", "vora_serve", "tests")),
+    Rule("model_plugin.resampling", ("torch", "transformers", "vllm")),
+    Rule("loadtest", ("model_plugin", "vora_serve", "tests")),
+    # Children are programs, run in processes of their own by the interpreter that has the engine.
+    Rule("loadtest", ("torch", "transformers", "vllm"), but=("loadtest.children",)),
+    Rule("loadtest", ("loadtest.children",), but=("loadtest.children",)),
 )
 
 

