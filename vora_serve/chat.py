@@ -83,6 +83,10 @@ class Server:
         except (httpx.InvalidURL, UnicodeError):
             raise ConfigurationError(f"{base_url} is no URL.") from None
 
+    def close(self) -> None:
+        """Give the connection back."""
+        self._client.close()
+
     def _failed(self, response: httpx.Response) -> VoRAServeError:
         try:
             message = str(response.json()["error"]["message"])
@@ -331,15 +335,20 @@ def chat(
         VoRAServeError
     """
     pictures = [picture_url(where) for where in images]
-    server = Server(base_url, os.environ.get("VORA_API_KEY"))
-    conversation = Conversation(choose_model(server, model), system, sampling, pictures=pictures)
-    terminal = Terminal(server, conversation, sys.stdout, sys.stderr)
+    with contextlib.closing(Server(base_url, os.environ.get("VORA_API_KEY"))) as server:
+        conversation = Conversation(
+            choose_model(server, model), system, sampling, pictures=pictures
+        )
+        _talk(Terminal(server, conversation, sys.stdout, sys.stderr), question)
+
+
+def _talk(terminal: Terminal, question: str | None) -> None:
     if question is None and not sys.stdin.isatty():
         question = sys.stdin.read().strip()
         if not question:
             raise ConfigurationError("There is no question on standard input.")
     if question is not None:
-        terminal.answer(conversation.ask(question))
+        terminal.answer(terminal.conversation.ask(question))
         return
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - input() then edits and remembers lines

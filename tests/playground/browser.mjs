@@ -1,0 +1,56 @@
+// Runs the scenarios in a headless Chromium and writes what came out, for test_browser.py.
+//   node browser.mjs WORLD.json RESULTS.json
+import { readFile, writeFile } from "node:fs/promises";
+import { chromium } from "playwright-core";
+import * as scenarios from "./scenarios.mjs";
+
+const [worldFile, resultsFile] = process.argv.slice(2);
+const world = JSON.parse(await readFile(worldFile, "utf8"));
+const browser = await chromium.launch({
+  executablePath: world.chromium,
+  args: ["--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb"],
+});
+
+/** A page that fails the scenario on script errors, broken policy and requests to elsewhere. */
+async function open(base, options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1180, height: 820 }, reducedMotion: "reduce", ...options });
+  await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+  const page = await context.newPage();
+  page.faults = [];
+  page.on("pageerror", (error) => page.faults.push(`script error: ${error.message}`));
+  page.on("console", (message) => {
+    // An answer of 4xx or 5xx is part of some scenarios; Chromium logs each.
+    if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) page.faults.push(message.text());
+  });
+  page.on("dialog", (dialog) => { page.faults.push(`dialog: ${dialog.message()}`); dialog.dismiss(); });
+  page.on("request", (request) => {
+    const url = new URL(request.url());
+    if (!["data:", "blob:"].includes(url.protocol) && url.origin !== base) page.faults.push(`request to ${url.origin}`);
+  });
+  await page.goto(base);
+  return page;
+}
+
+const results = {};
+const only = process.env.SCENARIO;
+for (const [name, scenario] of Object.entries(scenarios)) {
+  if (only && name !== only) continue;
+  const pages = [];
+  const began = Date.now();
+  try {
+    const kept = await scenario({
+      world,
+      open: async (...args) => { const page = await open(...args); pages.push(page); return page; },
+    });
+    const faults = pages.flatMap((page) => page.faults);
+    results[name] = { ok: faults.length === 0, error: faults.join("\n"), kept: kept ?? null };
+  } catch (error) {
+    results[name] = { ok: false, error: `${error.stack}\n${pages.flatMap((page) => page.faults).join("\n")}`, kept: null };
+    if (process.env.SHOTS_ON_FAILURE) await pages.at(-1)?.screenshot({ path: `${process.env.SHOTS_ON_FAILURE}/${name}.png` });
+  } finally {
+    for (const page of pages) await page.context().close();
+  }
+  results[name].ms = Date.now() - began;
+}
+await browser.close();
+await writeFile(resultsFile, JSON.stringify(results));

@@ -1,0 +1,194 @@
+"""The playground in a headless Chromium, in front of a real vLLM engine with the demo model.
+
+``make test-playground``. Scenarios are in ``scenarios.mjs``; faults that no real engine has
+(hostile answers, breaking off) come from the fake engine of the gateway's tests.
+``VORA_SCREENSHOTS=docs/images/playground`` makes the pictures of the docs along the way,
+``VORA_TEST_ENGINE=URL`` takes an engine that runs already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.playground.conftest import DEMO, HERE
+from tests.playground.engine import running_engine
+from tests.vora_serve.gateway.fake_engine import FakeEngine, ThreadServer, running
+from vora_serve.demo.digits import random_digit
+from vora_serve.demo.scenes import random_scene, render
+from vora_serve.gateway import create_app, load_settings
+from vora_serve.gateway.admission import hash_key
+
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
+
+SCENARIOS = re.findall(
+    r"^export async function (\w+)", (HERE / "scenarios.mjs").read_text(encoding="utf-8"), re.M
+)
+KEY = "sk-vora-test-0123456789abcdef"
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+HOSTILE = """**bold** `code`
+
+- item
+
+<img src=x onerror="window.pwned=1"><svg onload="window.pwned=1"></svg>
+<script>window.pwned=1</script><iframe srcdoc="<script>parent.pwned=1</script>"></iframe>
+
+<details open ontoggle="window.pwned=1"><summary>x</summary></details>
+<style>body{display:none}</style><base href="https://elsewhere.example/">
+
+[a](javascript:window.pwned=1) [b](data:text/html,<script>1</script>) [c](vbscript:x)
+[d](JaVaScRiPt:window.pwned=1) [e](https://example.org/ok) <javascript:window.pwned=1>
+![p](https://elsewhere.example/pixel.png) ![q](x" onerror="window.pwned=1)
+[f]: javascript:window.pwned=1
+[f] <https://example.org> &lt;img src=x onerror=window.pwned=1&gt;
+
+```html"><img src=x onerror=window.pwned=1>
+<img src=x onerror=window.pwned=1>
+```
+
+| <img src=x onerror=window.pwned=1> | `b` |
+|---|---|
+| [x](javascript:window.pwned=1) | <math><mtext></mtext></math> |
+"""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A web server that does not write to the terminal."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        return
+
+
+def gateway(stack: ExitStack, *urls: str, **tree: Any) -> str:
+    """A gateway over a real socket; its address."""
+    tree.setdefault("logging", {"access": False})
+    server = ThreadServer(create_app(load_settings(flags={"upstreams": list(urls), **tree})))
+    port = server.start()
+    stack.callback(server.stop)
+    return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A folder of pictures that the model was not trained on, and what two of them show."""
+    folder = tmp_path_factory.mktemp("pictures")
+    scene = random_scene(11, "test", 0)
+    picture = render(scene)
+    picture.save(folder / "scene.png")
+    picture.resize((picture.width * 5, picture.height * 5)).save(folder / "large.png")
+    digit = random_digit(7, "test", 0)
+    digit.picture.save(folder / "digit.png")
+    (folder / "text.png").write_text("not a picture", encoding="utf-8")
+    (folder / "bare.html").write_text("<!doctype html><title>bare</title>", encoding="utf-8")
+    return folder, NUMBERS[len(scene.things)], NUMBERS[digit.digit]
+
+
+@pytest.fixture(scope="session")
+def results(
+    node: str,
+    chromium: str,
+    modules: Path,
+    pictures: tuple[Path, str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, Any]]:
+    """What each scenario came to; all in one browser."""
+    assert modules.is_dir()
+    folder = tmp_path_factory.mktemp("browser")
+    keys = folder / "keys.yaml"
+    keys.write_text(f"keys:\n  - {{name: a, sha256: {hash_key(KEY)}}}\n", encoding="utf-8")
+    shows, count, digit = pictures
+    screenshots = os.environ.get("VORA_SCREENSHOTS", "")
+    if screenshots:
+        Path(screenshots).mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        real = stack.enter_context(running_engine(folder, DEMO, "vora-demo", "vora-demo-b"))
+        web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(shows)))
+        stack.callback(web.server_close)
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        stack.callback(web.shutdown)
+        words = re.findall(r"\s*\S+|\s+$", HOSTILE)
+        hostile = stack.enter_context(running(FakeEngine(words=words)))
+        dying = stack.enter_context(running(FakeEngine(die_after=2, delay_s=0.05)))
+        images = {"allow_networks": ["127.0.0.1/32"]}
+        prices = {
+            "price_per_million_input_tokens": 0.2,
+            "price_per_million_output_tokens": 0.6,
+        }
+        explain_url = os.environ.get("VORA_TEST_EXPLAIN")
+        if explain_url:
+            prices |= {"explain_url": explain_url}  # type: ignore[dict-item]
+        web_url = f"http://127.0.0.1:{web.server_address[1]}"
+        world = {
+            "chromium": chromium,
+            "pictures": str(shows),
+            "web": web_url,
+            "bare": f"{web_url}/bare.html",
+            "count": count,
+            "digit": digit,
+            "key": KEY,
+            "hostileText": HOSTILE,
+            "screenshots": str(Path(screenshots).resolve()) if screenshots else None,
+            "real": gateway(stack, real, images=images, playground=prices),
+            "keyed": gateway(stack, real, images=images, auth={"keys_file": str(keys)}),
+            "down": gateway(stack, "http://127.0.0.1:9"),
+            "hostile": gateway(stack, hostile.url),
+            "dying": gateway(stack, dying.url),
+        }
+        given, out = folder / "world.json", folder / "results.json"
+        given.write_text(json.dumps(world), encoding="utf-8")
+        command = [node, str(HERE / "browser.mjs"), str(given), str(out)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=540)
+        assert run.returncode == 0, run.stderr[-3000:]
+        yield json.loads(out.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_scenario(results: dict[str, Any], scenario: str) -> None:
+    result = results[scenario]
+    assert result["ok"], result["error"]
+
+
+@pytest.mark.parametrize("language", ["curl", "python", "javascript"])
+def test_the_code_it_gives_runs_and_answers_the_same(
+    results: dict[str, Any],
+    pictures: tuple[Path, str, str],
+    modules: Path,
+    node: str,
+    tmp_path: Path,
+    language: str,
+) -> None:
+    kept = results["code_runs_elsewhere"]["kept"]
+    assert kept is not None, "the scenario failed"
+    (tmp_path / "scene.png").write_bytes((pictures[0] / "scene.png").read_bytes())
+    (tmp_path / "node_modules").symlink_to(modules)
+    name, command = {
+        "curl": ("ask.sh", ["bash"]),
+        "python": ("ask.py", [sys.executable]),
+        "javascript": ("ask.mjs", [node]),
+    }[language]
+    (tmp_path / name).write_text(kept["code"][language], encoding="utf-8")
+    run = subprocess.run(
+        [*command, name], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    said = run.stdout
+    if language == "curl":
+        events = [line[6:] for line in said.splitlines() if line.startswith("data: {")]
+        said = "".join(
+            choice["delta"].get("content") or ""
+            for event in events
+            for choice in json.loads(event)["choices"]
+        )
+    assert said.split() == kept["said"].split()
