@@ -34,6 +34,7 @@ class ServerSpec(_Strict):
         env: environment beyond what all get.
         python: interpreter, when the engine lives in another environment than this one.
         api_key_env: environment variable that holds the key, for ``url``.
+        api_key_file: file that holds the key, for ``url``; empty: no key.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -46,6 +47,7 @@ class ServerSpec(_Strict):
     env: dict[str, str] = {}
     python: str | None = None
     api_key_env: str | None = None
+    api_key_file: Path | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> ServerSpec:

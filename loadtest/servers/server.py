@@ -65,8 +65,7 @@ class Server:
     @property
     def target(self) -> Target:
         """Where requests go."""
-        key = os.environ.get(self.spec.api_key_env) if self.spec.api_key_env else None
-        return Target(self._url, self._model_name(), key)
+        return Target(self._url, self._model_name(), self._key())
 
     @property
     def metrics_urls(self) -> list[str]:
@@ -134,6 +133,23 @@ class Server:
     def identity(self) -> dict[str, Any]:
         """What it said of its model when it started."""
         return dict(self._seen or {})
+
+    def _key(self) -> str | None:
+        """The key that goes with requests, if any.
+
+        Raises:
+            UsageError: its file cannot be read.
+        """
+        if self.spec.api_key_env is not None:
+            return os.environ.get(self.spec.api_key_env)
+        if self.spec.api_key_file is None:
+            return None
+        try:
+            return self.spec.api_key_file.read_text(encoding="utf-8").strip() or None
+        except OSError as error:
+            raise UsageError(
+                f"The key's file {self.spec.api_key_file} cannot be read: {error.strerror}."
+            ) from None
 
     def _model_name(self) -> str:
         if self.spec.kind == "url":
@@ -225,7 +241,7 @@ class Server:
         Raises:
             ServerFailed: it does not answer, or has no such model.
         """
-        key = os.environ.get(self.spec.api_key_env) if self.spec.api_key_env else None
+        key = self._key()
         headers: Mapping[str, str] = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             answer = httpx.get(f"{self._url}/v1/models", headers=headers, timeout=30)
