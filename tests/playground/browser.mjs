@@ -25,7 +25,7 @@ async function open(base, options = {}) {
   page.on("dialog", (dialog) => { page.faults.push(`dialog: ${dialog.message()}`); dialog.dismiss(); });
   page.on("request", (request) => {
     const url = new URL(request.url());
-    if (!["data:", "blob:"].includes(url.protocol) && url.origin !== base) page.faults.push(`request to ${url.origin}`);
+    if (!["data:", "blob:"].includes(url.protocol) && url.origin !== new URL(base).origin) page.faults.push(`request to ${url.origin}`);
   });
   await page.goto(base);
   return page;

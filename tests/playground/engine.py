@@ -14,6 +14,8 @@ from pathlib import Path
 
 import httpx
 
+_COMMAND = [sys.executable, "-c", "from vora_serve.cli import main; main()"]
+
 
 @contextmanager
 def running_engine(folder: Path, model: Path, *names: str) -> Iterator[str]:
@@ -21,17 +23,30 @@ def running_engine(folder: Path, model: Path, *names: str) -> Iterator[str]:
     if given := os.environ.get("VORA_TEST_ENGINE"):
         yield given
         return
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = _free_port()
     command = [
-        sys.executable, "-c", "from vora_serve.cli import main; main()", "engine",
-        "--model", str(model), "--port", str(port), "--served-model-name", *names,
+        *_COMMAND, "engine", "--model", str(model), "--port", str(port), "--served-model-name", *names,
         "--max-model-len", "1024", "--enforce-eager",
         "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
     ]  # fmt: skip
+    yield from _running(command, f"http://127.0.0.1:{port}", folder / "engine.log")
+
+
+@contextmanager
+def running_explainer(folder: Path, model: Path) -> Iterator[str]:
+    """``vora-serve explain --listen``: its address, ready; stopped at the end."""
+    port = _free_port()
+    command = [*_COMMAND, "explain", "--model", str(model), "--listen", str(port)]
+    yield from _running(command, f"http://127.0.0.1:{port}", folder / "explain.log")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _running(command: list[str], url: str, log: Path) -> Iterator[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "2", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    log = folder / "engine.log"
-    url = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=env)
         try:

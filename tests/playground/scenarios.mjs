@@ -18,7 +18,7 @@ export async function upload_tells_size_tokens_and_cost({ world, open }) {
   assert.match(said, new RegExp(world.count, "i"));
   const [measured] = await measures(page);
   assert.equal(Number(measured["of pictures"]), tokensOf(told), "what the page foretold, the engine counted");
-  for (const name of ["first token", "tokens/s", "tokens in", "tokens out"]) assert.ok(measured[name], name);
+  for (const name of ["first token", "tokens in", "tokens out", "price"]) assert.ok(measured[name], name);
   await page.click(".turn .shot");
   const facts = await page.innerText("#facts");
   for (const name of ["Served at", "Patches", "Image tokens", "Of the context", "KV cache", "Price"]) assert.match(facts, new RegExp(name));
@@ -109,6 +109,9 @@ export async function answers_stream({ world, open }) {
   const lengths = await page.evaluate(() => [...window.lengths].filter((length) => length > 0));
   assert.ok(lengths.length >= 5, `grew in ${lengths.length} steps`);
   assert.match(await page.innerText("#status"), /answered:/);
+  const [measured] = await measures(page);
+  assert.equal(measured["tokens out"], "120");
+  assert.ok(Number(measured["tokens/s"]) > 0);
 }
 
 export async function stop_ends_the_engines_work({ world, open }) {
@@ -216,6 +219,30 @@ export async function code_runs_elsewhere({ world, open }) {
     assert.equal(await page.evaluate(() => navigator.clipboard.readText()), code[language]);
   }
   return { code, said };
+}
+
+export async function how_it_sees({ world, open }) {
+  const page = await open(world.real);
+  await ready(page);
+  await upload(page, picture(world, "scene.png"), picture(world, "digit.png"));
+  const [said] = await ask(page, "How many shapes are there?");
+  await page.click(".after >> text=How it sees");
+  await page.waitForSelector("#explain-tokens button", { timeout: 60_000 });
+  const tokens = await page.locator("#explain-tokens button").allInnerTexts();
+  assert.ok(said.startsWith(tokens[0].trim()), `${tokens} of ${said}`);
+  const drawn = () => page.evaluate(() => document.querySelector("#explain-canvas").toDataURL());
+  assert.match(await page.innerText("#explain-share"), /^[\d.]+ % of this token/);
+  const mean = await drawn();
+  await page.focus("#explain-layer");
+  await page.keyboard.press("Home");
+  assert.equal(await page.innerText("#explain-layer-name"), "1 of 6");
+  const first = await drawn();
+  assert.notEqual(first, mean, "another layer, another picture");
+  await page.selectOption("#explain-picture", "1");
+  assert.notEqual(await drawn(), first);
+  await accessible(page, "how it sees");
+  const [download] = await Promise.all([page.waitForEvent("download"), page.click("#explain-save")]);
+  assert.equal(download.suggestedFilename(), "attention.png");
 }
 
 // ------------------------------------------------------------------ when things go wrong
@@ -353,7 +380,7 @@ export async function controls_of_the_markup_test({ world, open }) {
     try { script.text = "window.pwned = 1"; } catch { /* trusted types */ }
     document.body.append(script);
     const image = document.createElement("img");
-    image.setAttribute("onerror", "window.pwned = 1");
+    try { image.setAttribute("onerror", "window.pwned = 1"); } catch { /* trusted types again */ }
     image.src = "/nothing.png";
     document.body.append(image);
   });

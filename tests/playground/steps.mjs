@@ -3,7 +3,11 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import AxeBuilder from "@axe-core/playwright";
 
-export const ready = (page) => page.waitForFunction(() => document.querySelector("#model-0 option"));
+/** Until a model can be asked; answers are then greedy, so that scenarios can compare them. */
+export async function ready(page) {
+  await page.waitForFunction(() => document.querySelector("#model-0 option"));
+  await page.evaluate(() => { document.querySelector("#temperature").value = "0"; });
+}
 
 export async function upload(page, ...files) {
   const before = await page.locator("#pictures .shot").count();

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from tests.playground.conftest import DEMO, HERE
-from tests.playground.engine import running_engine
+from tests.playground.engine import running_engine, running_explainer
 from tests.vora_serve.gateway.fake_engine import FakeEngine, ThreadServer, running
 from vora_serve.demo.digits import random_digit
 from vora_serve.demo.scenes import random_scene, render
@@ -122,13 +122,11 @@ def results(
         hostile = stack.enter_context(running(FakeEngine(words=words)))
         dying = stack.enter_context(running(FakeEngine(die_after=2, delay_s=0.05)))
         images = {"allow_networks": ["127.0.0.1/32"]}
-        prices = {
+        prices: dict[str, Any] = {
             "price_per_million_input_tokens": 0.2,
             "price_per_million_output_tokens": 0.6,
         }
-        explain_url = os.environ.get("VORA_TEST_EXPLAIN")
-        if explain_url:
-            prices |= {"explain_url": explain_url}  # type: ignore[dict-item]
+        prices["explain_url"] = stack.enter_context(running_explainer(folder, DEMO))
         web_url = f"http://127.0.0.1:{web.server_address[1]}"
         world = {
             "chromium": chromium,
