@@ -1,5 +1,6 @@
 import sys
 
-from loadtest.cli import main
+from loadtest.cli import main, stop_cleanly
 
+stop_cleanly()
 sys.exit(main())

@@ -166,9 +166,14 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def stop_cleanly() -> None:
+    """Let SIGINT and SIGTERM stop servers, also in the background, where shells ignore SIGINT."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     args = parser().parse_args(arguments)
     try:
         code: int = args.handler(args)

@@ -49,8 +49,11 @@ class Runner:
             self._servers[spec.name] = Server(spec, settings.engine, folder.logs, upstream)
         self._text_tokens_of: dict[tuple[str, str], int | None] = {}
 
-    def run(self) -> None:
+    def run(self, generator: Generator | None = None) -> None:
         """Everything that is not there yet.
+
+        Args:
+            generator: a running one; by default one is started for the run.
 
         Raises:
             LoadTestError: a server or the generator broke down; what was complete is kept.
@@ -75,19 +78,24 @@ class Runner:
             return
         with (
             tempfile.TemporaryDirectory(prefix="loadtest-") as work,
-            Generator(self._folder.logs / "generator.log", self._python) as generator,
+            self._generator(generator) as sending,
             self._all_running() if settings.together else contextlib.nullcontext(),
         ):
-            self._folder.amend(generator=f"vllm bench serve {generator.version}")
+            self._folder.amend(generator=f"vllm bench serve {sending.version}")
             for workload in settings.workloads:
                 for point in points_of(workload):
-                    self._measure(point, generator, Path(work))
+                    self._measure(point, sending, Path(work))
                 if workload.rates == "auto":
                     for point in points_of(workload, self._rates(workload)):
-                        self._measure(point, generator, Path(work))
+                        self._measure(point, sending, Path(work))
         self._folder.amend(
             ended=datetime.now(UTC).isoformat(timespec="seconds"), load_at_end=os.getloadavg()
         )
+
+    def _generator(self, given: Generator | None) -> contextlib.AbstractContextManager[Generator]:
+        if given is not None:
+            return contextlib.nullcontext(given)
+        return Generator(self._folder.logs / "generator.log", self._python)
 
     def _is_done(self, head: dict[str, Any]) -> bool:
         return all(
