@@ -4,18 +4,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
-from model_plugin.checkpoint import Checkpoint, expected_shapes, part_of
+from model_plugin.checkpoint import LORA_A, LORA_B, Checkpoint, expected_shapes, part_of
 from model_plugin.config import VoRAConfig
 from model_plugin.errors import CheckpointError
 from model_plugin.processor import VoRAProcessor
+from model_plugin.streaming import TensorWriter
+from model_plugin.verify import TensorFiles, verify_merge
 
-#: Bytes of weights in one file; a shard is held in memory while it is collected.
+#: Bytes of weights in one file.
 MAX_SHARD_BYTES = 1_000_000_000
 
 GENERATION_DEFAULTS = {"do_sample": False, "repetition_penalty": 1.0}
@@ -31,6 +32,7 @@ def export_checkpoint(
     dtype: torch.dtype | None = None,
     files: Mapping[str, str] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    check: Callable[[Path], object] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a checkpoint: configuration, weights, tokenizer, image settings, template.
@@ -47,13 +49,15 @@ def export_checkpoint(
         dtype: dtype of floating-point weights on disk; as they come when absent.
         files: further text files by name (``generation_config.json``, ``README.md``).
         max_shard_bytes: a new weight file begins where this would be exceeded.
+        check: called with the complete folder before it takes its name; raises to refuse it.
         overwrite: replace ``out`` if it exists.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: ``out`` exists, or the tensors are not those of the configuration.
+        CheckpointError: ``out`` exists, the tensors are not those of the configuration, or the disk
+            is full; then nothing is left behind.
     """
     out = Path(out)
     if out.exists() and not overwrite:
@@ -79,9 +83,12 @@ def export_checkpoint(
             (work / name).write_text(text, encoding="utf-8")
         work.chmod(0o755)
         _sync(work)
-        if out.exists():
-            shutil.rmtree(out)
-        work.rename(out)
+        if check is not None:
+            check(work)
+        _take_name(work, out)
+    except OSError as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise CheckpointError(f"{out} could not be written: {error.strerror or error}.") from error
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -93,6 +100,9 @@ def merge_checkpoint(
     out: str | Path,
     *,
     dtype: torch.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    files: Mapping[str, str] | None = None,
+    verify: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Merge a pretraining checkpoint's LoRA factors and export the result, a tensor at a time.
@@ -101,25 +111,55 @@ def merge_checkpoint(
         source: checkpoint in any layout; extra biases are kept.
         out: folder to make.
         dtype: dtype of the weights on disk; the source's when absent.
+        max_shard_bytes: a new weight file begins where this would be exceeded.
+        files: further text files by name.
+        verify: compare merged and unmerged outputs on a probe before the result takes its name.
         overwrite: replace ``out`` if it exists.
 
     Raises:
-        CheckpointError: ``source`` is no complete checkpoint, or ``out`` exists.
+        CheckpointError: ``source`` is no complete checkpoint, ``out`` exists, or the two disagree.
     """
     checkpoint = Checkpoint.open(source)
     checkpoint.check()
     processor = VoRAProcessor.from_pretrained(checkpoint.path, config=checkpoint.config)
+    texts: dict[str, str] = dict(files or {})
     kept = checkpoint.path / "generation_config.json"
-    files = {kept.name: kept.read_text(encoding="utf-8")} if kept.is_file() else {}
+    if kept.is_file():
+        texts.setdefault(kept.name, kept.read_text(encoding="utf-8"))
     return export_checkpoint(
         out,
         checkpoint.config,
-        checkpoint.tensors(),
+        merged_tensors(checkpoint),
         processor,
         dtype=dtype,
-        files=files,
+        files=texts,
+        max_shard_bytes=max_shard_bytes,
+        check=(lambda folder: verify_merge(checkpoint, folder)) if verify else None,
         overwrite=overwrite,
     )
+
+
+def merged_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    """The merged model's tensors, each made when it is asked for: W + B A, accumulated in float32.
+
+    Only one layer's weight and factors are in memory, in whatever order the files hold them.
+    """
+    files = TensorFiles(checkpoint)
+    try:
+        for name in sorted(checkpoint.files):
+            if part_of(name) in ("lora", "aux"):
+                continue
+            tensor = files.read(name)
+            module = name.removesuffix(".weight")
+            if module != name and module + LORA_A in files:
+                factors = files.read(module + LORA_B).float(), files.read(module + LORA_A).float()
+                delta = factors[0] @ factors[1]
+                del factors
+                tensor = delta.add_(tensor).to(tensor.dtype)
+                del delta
+            yield name, tensor
+    finally:
+        files.close()
 
 
 def _write_weights(
@@ -132,33 +172,42 @@ def _write_weights(
     expected = expected_shapes(config)
     if config.tie_word_embeddings:
         expected.pop("llm.lm_head.weight", None)
+    names = [*expected]
     shards: list[list[str]] = []
-    shard: dict[str, torch.Tensor] = {}
-    shard_bytes = total = 0
-
-    def flush() -> None:
-        nonlocal shard, shard_bytes
-        save_file(shard, str(_shard(folder, len(shards))), metadata={"format": "pt"})
-        shards.append(list(shard))
-        shard, shard_bytes = {}, 0
-
-    for name, tensor in tensors:
-        if config.tie_word_embeddings and name == "llm.lm_head.weight":
-            continue
-        beside = not config.is_merged and part_of(name) in ("lora", "aux")
-        if not beside and expected.pop(name, None) != tuple(tensor.shape):
-            raise CheckpointError(f"The tensor {name} does not belong to this configuration.")
-        if dtype is not None and tensor.is_floating_point():
-            tensor = tensor.to(dtype)
-        size = tensor.numel() * tensor.element_size()
-        if shard and shard_bytes + size > max_shard_bytes:
-            flush()
-        shard[name] = tensor.detach().cpu().contiguous().clone()
-        shard_bytes += size
-        total += size
-    if expected:
-        raise CheckpointError(f"{len(expected)} tensors are missing, {min(expected)} among them.")
-    flush()
+    writer: TensorWriter | None = None
+    total = 0
+    try:
+        for name, tensor in tensors:
+            if config.tie_word_embeddings and name == "llm.lm_head.weight":
+                continue
+            beside = not config.is_merged and part_of(name) in ("lora", "aux")
+            if not beside and expected.pop(name, None) != tuple(tensor.shape):
+                raise CheckpointError(f"The tensor {name} does not belong to this configuration.")
+            if dtype is not None and tensor.is_floating_point():
+                tensor = tensor.to(dtype)
+            size = tensor.numel() * tensor.element_size()
+            if writer is not None and writer.size + size > max_shard_bytes:
+                writer.close()
+                writer = None
+            if writer is None:
+                # LoRA factors and heads come beside what the configuration names.
+                room = names if config.is_merged else 4 * names
+                writer = TensorWriter(_shard(folder, len(shards)), room)
+                shards.append([])
+            writer.add(name, tensor)
+            shards[-1].append(name)
+            total += size
+            del tensor
+        if expected:
+            raise CheckpointError(
+                f"{len(expected)} tensors are missing, {min(expected)} among them."
+            )
+        if writer is not None:
+            writer.close()
+    except BaseException:
+        if writer is not None:
+            writer.abandon()
+        raise
     if len(shards) == 1:
         _shard(folder, 0).rename(folder / "model.safetensors")
         return
@@ -175,6 +224,17 @@ def _write_weights(
 
 def _shard(folder: Path, index: int) -> Path:
     return folder / f"shard-{index}.tmp"
+
+
+def _take_name(work: Path, out: Path) -> None:
+    """Put a complete folder in its place; what stood there goes only once it is aside."""
+    if not out.exists():
+        work.rename(out)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent)) / out.name
+    out.rename(aside)
+    work.rename(out)
+    shutil.rmtree(aside.parent, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:

@@ -260,6 +260,7 @@ def _delegate(name: str, module: str, whole_app: bool, summary: str) -> None:
 _delegate("pretrain", "vora_serve.training.cli", False, "Teach an LLM to see with LoRA layers.")
 _delegate("merge", "vora_serve.training.cli", False, "Merge LoRA layers into the LLM's weights.")
 _delegate("finetune", "vora_serve.training.cli", False, "Fine-tune a merged model.")
+_delegate("plot", "vora_serve.training.cli", False, "Draw a training run's metrics.")
 _delegate("evaluate", "vora_serve.evaluation.cli", False, "Measure a model's answers.")
 _delegate("explain", "vora_serve.explain.cli", False, "Show where a model looks in a picture.")
 _delegate("demo", "vora_serve.demo.cli", True, "Train and look at the demo model.")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from model_plugin import ConfigError
 
 R = TypeVar("R", bound=BaseModel)
+Attention = Literal["bidirectional", "global", "causal"]
 
 
 class Strict(BaseModel):
@@ -35,6 +36,13 @@ class Optimisation(Strict):
         seed: of initialisation and of the order of samples.
         workers: processes that prepare batches.
         log_every, save_every: in steps; ``save_every`` 0 saves at the end only.
+        bf16: compute in bfloat16 (autocast); what trains is kept as it is.
+        gradient_checkpointing: compute activations again in the backward pass.
+        loss_chunk: targets whose logits are held at a time; all of a micro-batch when absent.
+        sharding: ``none`` (every process has all weights) or ``fsdp2`` (torch's fully_shard:
+            weights, gradients and optimizer states are dealt out).
+        tensorboard: write event files beside the metrics.
+        wandb: project to report to; nowhere when absent.
     """
 
     steps: int = Field(gt=0)
@@ -52,6 +60,12 @@ class Optimisation(Strict):
     workers: int = Field(default=0, ge=0)
     log_every: int = Field(default=10, gt=0)
     save_every: int = Field(default=0, ge=0)
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    loss_chunk: int | None = Field(default=None, gt=0)
+    sharding: Literal["none", "fsdp2"] = "none"
+    tensorboard: bool = False
+    wandb: str | None = None
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
@@ -82,7 +96,9 @@ class PretrainRecipe(Strict):
     Attributes:
         lora_rank: rank of the LoRA factors; alpha equals it, so their scale is 1.
         n_vit: number of LLM blocks that get LoRA; the teacher's depth when absent.
-        max_length: samples of more tokens are refused.
+        max_length: samples of more tokens are refused; packed sequences have as many.
+        attention: ``bidirectional``, ``global`` or ``causal``, explained in
+            :mod:`vora_serve.training.attention`; the model's own when absent.
     """
 
     optimisation: Optimisation
@@ -90,18 +106,21 @@ class PretrainRecipe(Strict):
     lora_rank: int = Field(default=1024, gt=0)
     n_vit: int | None = Field(default=None, gt=0)
     max_length: int = Field(default=2048, gt=0)
+    attention: Attention | None = None
 
 
 class FinetuneRecipe(Strict):
     """Fine-tuning of the merged model: LLM and embedder train, nothing is distilled.
 
     Attributes:
-        max_length: samples of more tokens are refused.
+        max_length: samples of more tokens are refused; packed sequences have as many.
         freeze: name prefixes of parameters that stay as they are; none unless asked.
+        attention: as in :class:`PretrainRecipe`.
     """
 
     optimisation: Optimisation
     max_length: int = Field(default=2048, gt=0)
+    attention: Attention | None = None
     freeze: tuple[str, ...] = ()
 
 
@@ -117,17 +136,32 @@ def read_recipe(kind: type[R], file: Path, overrides: list[str]) -> R:
         ConfigError: the file cannot be read, or a key or value is wrong; the sentence names it.
     """
     try:
-        data: Any = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        data: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        data = {} if data is None else data
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The recipe {file} cannot be read: {error}.") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"The recipe {file} is not valid YAML: {error}") from error
+        said = " ".join(str(error).split())
+        raise ConfigError(f"The recipe {file} is not valid YAML: {said}") from error
+    return parse_recipe(kind, parse_overrides(data, overrides))
+
+
+def parse_overrides(data: Any, overrides: list[str]) -> Any:
+    """Plain data with ``key=value`` overrides set in it.
+
+    Raises:
+        ConfigError: an override is not written so, or reaches into what is no section.
+    """
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"An override is written key=value, not {override!r}.")
-        _set(data, key.split("."), yaml.safe_load(value))
-    return parse_recipe(kind, data)
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"The value of the override {override!r} is not YAML.") from error
+        _set(data, key.split("."), parsed)
+    return data
 
 
 def parse_recipe(kind: type[R], data: Any) -> R:
@@ -141,12 +175,21 @@ def parse_recipe(kind: type[R], data: Any) -> R:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "recipe"
-        raise ConfigError(f"In the recipe, {place}: {first['msg']}.") from error
+        said = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
+        raise ConfigError(f"In the recipe, {place}: {said}.") from error
 
 
 def _set(data: Any, path: list[str], value: Any) -> None:
-    for key in path[:-1]:
-        data = data.setdefault(key, {}) if isinstance(data, dict) else None
-        if not isinstance(data, dict):
+    """Set a value deep inside; a number as a key means an item of a list."""
+    for number, key in enumerate(path):
+        last = number == len(path) - 1
+        if isinstance(data, list) and key.isdigit() and int(key) < len(data):
+            place: Any = int(key)
+        elif isinstance(data, dict):
+            place = key
+        else:
             raise ConfigError(f"The override {'.'.join(path)} reaches into what is no section.")
-    data[path[-1]] = value
+        if last:
+            data[place] = value
+            return
+        data = data.setdefault(place, {}) if isinstance(data, dict) else data[place]

@@ -1,29 +1,41 @@
 """The two stages of training: LoRA pretraining with distillation, and fine-tuning once merged."""
 
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from model_plugin import ConfigError, VoRAForCausalLM, VoRAProcessor
+from model_plugin import ConfigError, VoRAConfig, VoRAForCausalLM, VoRAProcessor
 from model_plugin.export import export_checkpoint
 from vora_serve.training.data import SampleSource
+from vora_serve.training.data_recipe import Data
 from vora_serve.training.distill import Teacher, init_embedder
+from vora_serve.training.features import FeatureCache
+from vora_serve.training.feed import HeldOutSet
 from vora_serve.training.loop import main_process_first, train
 from vora_serve.training.lora import attach_lora, check_trainable, released_tensors
+from vora_serve.training.parallel import gathered
 from vora_serve.training.recipe import Distillation, FinetuneRecipe, PretrainRecipe
-from vora_serve.training.step import TrainingModel
+from vora_serve.training.state import RunState
+from vora_serve.training.step import StepOptions, TrainingModel
+
+Files = Mapping[str, str] | Callable[[], Mapping[str, str]]
 
 
 def pretrain(
     model: VoRAForCausalLM,
     processor: VoRAProcessor,
     teacher: Teacher | None,
-    samples: SampleSource,
+    samples: SampleSource | Data,
     recipe: PretrainRecipe,
     run_dir: Path,
     out: Path,
     *,
+    cache: FeatureCache | None = None,
+    held_out: HeldOutSet | None = None,
+    files: Files | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Teach a frozen LLM to see: LoRA, embedder and auxiliary heads train (section 3).
@@ -36,6 +48,9 @@ def pretrain(
         recipe: the run.
         run_dir: gets metrics and, while the run lasts, its state.
         out: gets the pretraining checkpoint, LoRA factors beside the base weights.
+        cache: the teacher's states on disk.
+        held_out: what the run is judged on while it lasts.
+        files: further text files for the checkpoint, or what makes them once it is trained.
         overwrite: replace ``out``.
 
     Returns:
@@ -49,10 +64,10 @@ def pretrain(
     torch.manual_seed(recipe.optimisation.seed)
     if teacher is not None:
         init_embedder(model, teacher)
-    module = TrainingModel(model, teacher, recipe.distillation)
+    module = TrainingModel(model, teacher, recipe.distillation, _options(recipe, cache=cache))
     attach_lora(model, recipe.lora_rank, n_vit)
     check_trainable(module, ("lora_", "vision_embedding", "aux_layer_"))
-    train(
+    state = train(
         module,
         processor,
         samples,
@@ -60,31 +75,33 @@ def pretrain(
         max_length=recipe.max_length,
         out_dir=run_dir,
         name="pretrain",
+        held_out=held_out,
     )
     model.config.aux_vision = type(teacher.vision).__name__ if teacher else ""
-    with main_process_first() as writes:
-        if writes:
-            export_checkpoint(
-                out,
-                model.config,
-                released_tensors(model, module.aux_vision),
-                processor,
-                merged=False,
-                overwrite=overwrite,
-            )
+    _export(
+        state,
+        out,
+        model.config,
+        released_tensors(model, module.aux_vision),
+        processor,
+        files,
+        merged=False,
+        overwrite=overwrite,
+    )
     return out
 
 
 def finetune(
     model: VoRAForCausalLM,
     processor: VoRAProcessor,
-    samples: SampleSource,
+    samples: SampleSource | Data,
     recipe: FinetuneRecipe,
     run_dir: Path,
     out: Path,
     *,
     dtype: torch.dtype | None = None,
-    files: dict[str, str] | None = None,
+    held_out: HeldOutSet | None = None,
+    files: Files | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Train the whole merged model: LLM and embedder (section 4.1).
@@ -97,7 +114,8 @@ def finetune(
         run_dir: gets metrics and, while the run lasts, its state.
         out: gets the checkpoint.
         dtype: dtype of its weights; the model's when absent.
-        files: further text files for it.
+        held_out: what the run is judged on while it lasts.
+        files: further text files for it, or what makes them once it is trained.
         overwrite: replace ``out``.
 
     Raises:
@@ -109,8 +127,8 @@ def finetune(
     torch.manual_seed(recipe.optimisation.seed)
     model.requires_grad_(True)
     _freeze(model, recipe.freeze)
-    module = TrainingModel(model, None, Distillation(mode="none"))
-    train(
+    module = TrainingModel(model, None, Distillation(mode="none"), _options(recipe))
+    state = train(
         module,
         processor,
         samples,
@@ -118,19 +136,58 @@ def finetune(
         max_length=recipe.max_length,
         out_dir=run_dir,
         name="finetune",
+        held_out=held_out,
     )
-    with main_process_first() as writes:
-        if writes:
-            export_checkpoint(
-                out,
-                model.config,
-                iter(model.state_dict().items()),
-                processor,
-                dtype=dtype,
-                files=files,
-                overwrite=overwrite,
-            )
+    _export(
+        state,
+        out,
+        model.config,
+        iter(model.state_dict().items()),
+        processor,
+        files,
+        dtype=dtype,
+        overwrite=overwrite,
+    )
     return out
+
+
+def _options(
+    recipe: PretrainRecipe | FinetuneRecipe, cache: FeatureCache | None = None
+) -> StepOptions:
+    return StepOptions(
+        attention=recipe.attention,
+        bf16=recipe.optimisation.bf16,
+        loss_chunk=recipe.optimisation.loss_chunk,
+        cache=cache,
+        touch_all=recipe.optimisation.sharding != "none",
+    )
+
+
+def _export(
+    state: RunState,
+    out: Path,
+    config: VoRAConfig,
+    tensors: Iterator[tuple[str, torch.Tensor]],
+    processor: VoRAProcessor,
+    files: Files | None,
+    **settings: Any,
+) -> None:
+    """Write a checkpoint from one process, and only then drop the run's state."""
+    settings["files"] = files() if callable(files) else files
+    if state.settings.sharding != "none":
+        whole = gathered(tensors)
+        if state.accelerator.is_main_process:
+            export_checkpoint(out, config, whole, processor, **settings)
+        else:
+            for _ in whole:
+                pass
+        state.accelerator.wait_for_everyone()
+    else:
+        with main_process_first() as writes:
+            if writes:
+                export_checkpoint(out, config, tensors, processor, **settings)
+    if state.accelerator.is_main_process:
+        state.remove()
 
 
 def _freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:

@@ -25,12 +25,14 @@ class StepOptions:
         loss_chunk: targets whose logits are held at a time, computed again in the backward pass;
             all at once when None.
         cache: the teacher's states on disk.
+        touch_all: let every parameter take part in every step, as sharded gradients need.
     """
 
     attention: Rule | None = None
     bf16: bool = False
     loss_chunk: int | None = None
     cache: FeatureCache | None = None
+    touch_all: bool = False
 
 
 class TrainingModel(nn.Module):
@@ -109,6 +111,8 @@ class TrainingModel(nn.Module):
                 use_cache=False,
             ).last_hidden_state
         losses = lm_loss(hidden, batch.labels, model.llm.lm_head, self.options.loss_chunk)
+        if not has_images and self.options.touch_all:
+            losses["lm"] = losses["lm"] + unused_terms(self)
         if wanted and self.aux_vision is not None:
             seen = {i: states[i][batch.image_mask] for i in wanted}
             targets = self._targets(batch)
@@ -202,3 +206,22 @@ def unpatchify(patches: torch.Tensor, grid: tuple[int, int], patch_size: int) ->
     h, w = grid
     blocks = patches.view(-1, h, w, 3, patch_size, patch_size)
     return blocks.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, h * patch_size, w * patch_size)
+
+
+def unused_terms(module: TrainingModel) -> torch.Tensor:
+    """Zero, through every parameter that a batch without images leaves out.
+
+    Sharded gradients are summed collectively: a process whose micro-batch has no image must still
+    take part for the embedder and the heads.
+    """
+    embedder = module.model.vision_embedding
+    device = embedder.out_proj.weight.device
+    grid, patch = embedder.merge_size, module.model.config.patch_dim
+    pixels = torch.zeros(grid**2, patch, device=device)
+    tokens = embedder(pixels, torch.tensor([[grid, grid]], device=device))
+    total = tokens.sum()
+    heads: nn.Module | None = module.aux_vision
+    if heads is not None:
+        for head in heads.children():
+            total = total + head(tokens.float()).sum()
+    return 0.0 * total

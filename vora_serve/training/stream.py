@@ -192,7 +192,7 @@ class Lane:
         try:
             if FAULT in contents:
                 raise SampleError(contents[FAULT])
-            folder = Path(source.image_dir) if source.image_dir else _folder_of(source)
+            folder = Path(source.image_dir) if source.image_dir else folder_of(source)
             return self._tokenise(read_row(contents, folder))
         except SampleError as error:
             name = row_name(contents, source, number)
@@ -215,7 +215,7 @@ class Lane:
                 sample = shorter
 
 
-def _folder_of(source: Source) -> Path:
+def folder_of(source: Source) -> Path:
     """Where relative image paths start when the recipe does not say: beside the data."""
     first = Path(source.files[0])
     return first if first.is_dir() else first.parent

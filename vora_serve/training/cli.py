@@ -1,0 +1,141 @@
+"""``vora-serve pretrain``, ``merge``, ``finetune`` and ``plot``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vora_serve.errors import ConfigurationError
+
+app = typer.Typer(add_completion=False)
+
+Config = Annotated[
+    str, typer.Option("--config", help="Recipe: a YAML file, or the name of one that comes along.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Changes to the recipe: key=value, dots nest.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would be done and what it would take, no more."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the result if it is there.")]
+Processes = Annotated[
+    int, typer.Option(min=1, help="With --dry-run: processes that share the run.")
+]
+Tflops = Annotated[
+    float,
+    typer.Option(
+        min=0.001, help="With --dry-run: TFLOP/s that one process attains [400, an H100's 40 %]."
+    ),
+]
+
+
+@app.command()
+def pretrain(
+    config: Config,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    processes: Processes = 1,
+    tflops: Tflops = 400.0,
+) -> None:
+    """Teach an LLM to see: LoRA pretraining with distillation. Run it under torchrun for many."""
+    from vora_serve.training import run
+    from vora_serve.training.recipe import read_recipe
+    from vora_serve.training.run_recipe import PretrainRun, find_recipe
+
+    _prepare()
+    recipe = read_recipe(PretrainRun, find_recipe(config), overrides or [])
+    if dry_run:
+        sys.stdout.write(run.describe(recipe, processes, tflops))
+        return
+    _must_not_exist(Path(recipe.out), overwrite)
+    _say(f"The checkpoint is in {run.run_pretrain(recipe, overwrite=overwrite)}.")
+
+
+@app.command()
+def finetune(
+    config: Config,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    processes: Processes = 1,
+    tflops: Tflops = 400.0,
+) -> None:
+    """Fine-tune a merged model, LLM and embedder. Run it under torchrun for many processes."""
+    from vora_serve.training import run
+    from vora_serve.training.recipe import read_recipe
+    from vora_serve.training.run_recipe import FinetuneRun, find_recipe
+
+    _prepare()
+    recipe = read_recipe(FinetuneRun, find_recipe(config), overrides or [])
+    if dry_run:
+        sys.stdout.write(run.describe(recipe, processes, tflops))
+        return
+    _must_not_exist(Path(recipe.out), overwrite)
+    _say(f"The checkpoint is in {run.run_finetune(recipe, overwrite=overwrite)}.")
+
+
+@app.command()
+def merge(
+    overrides: Overrides = None,
+    config: Annotated[
+        str | None, typer.Option("--config", help="Recipe: source, out, dtype, shard_gb, verify.")
+    ] = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Merge a pretraining checkpoint's LoRA factors: vora-serve merge source=A out=B."""
+    from vora_serve.training import run
+    from vora_serve.training.recipe import parse_overrides, parse_recipe, read_recipe
+    from vora_serve.training.run_recipe import MergeRun, find_recipe
+
+    _prepare()
+    if config is not None:
+        recipe = read_recipe(MergeRun, find_recipe(config), overrides or [])
+    else:
+        recipe = parse_recipe(MergeRun, parse_overrides({}, overrides or []))
+    if dry_run:
+        sys.stdout.write(run.describe_merge(recipe))
+        return
+    _must_not_exist(Path(recipe.out), overwrite)
+    for line in run.run_merge(recipe, overwrite=overwrite):
+        _say(line)
+
+
+@app.command()
+def plot(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, with its metrics.jsonl.")],
+    out: Annotated[Path | None, typer.Option(help="Picture to write [FOLDER/metrics.png].")] = None,
+) -> None:
+    """Draw a run's losses, gradient norm and throughput."""
+    from vora_serve.training.plots import plot_run
+
+    target = out or folder / "metrics.png"
+    plot_run(folder, target)
+    _say(f"{target} is written.")
+
+
+def _prepare() -> None:
+    """Keep libraries from talking over the run's own output."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+
+
+def _must_not_exist(out: Path, overwrite: bool) -> None:
+    if out.exists() and not overwrite:
+        raise ConfigurationError(f"{out} exists already; say --overwrite to replace it.")
+
+
+def _say(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        sys.stdout.write(text + "\n")

@@ -1,0 +1,51 @@
+"""What can be seen to be wrong with a run's data before any weights are read."""
+
+from model_plugin import ConfigError
+from vora_serve.training.conversations import read_row
+from vora_serve.training.data import SampleError, Tokeniser, TooLongError
+from vora_serve.training.data_recipe import Data, Source
+from vora_serve.training.sources import FAULT, open_source, row_name
+from vora_serve.training.stream import folder_of
+
+_LOOKED_AT = 8
+
+
+def check_sources(data: Data, tokeniser: Tokeniser) -> float:
+    """Read and tokenise the first rows of every source.
+
+    Args:
+        data: the recipe's section.
+        tokeniser: of the run.
+
+    Returns:
+        Mean number of tokens of these samples, weighted as the recipe mixes them.
+
+    Raises:
+        ConfigError: files are missing, or a source's first rows are all broken; it says why.
+    """
+    total = weighted = 0.0
+    for source in data.sources:
+        weighted += source.weight * _look(source, tokeniser)
+        total += source.weight
+    return weighted / total
+
+
+def _look(source: Source, tokeniser: Tokeniser) -> float:
+    lengths: list[int] = []
+    first_fault = None
+    rows = iter(open_source(source, seed=0, epoch=0, lane=0, lanes=1))
+    number = 0
+    for number, row in zip(range(1, _LOOKED_AT + 1), rows, strict=False):
+        try:
+            if FAULT in row:
+                raise SampleError(row[FAULT])
+            lengths.append(len(tokeniser(read_row(row, folder_of(source))).input_ids))
+        except TooLongError:
+            lengths.append(tokeniser.max_length)
+        except SampleError as error:
+            first_fault = first_fault or f"{row_name(row, source, number)}: {error}"
+    if not number:
+        raise ConfigError(f"The data files {', '.join(source.files)} hold no samples.")
+    if not lengths:
+        raise ConfigError(f"None of the first {number} samples can be trained on. {first_fault}")
+    return sum(lengths) / len(lengths)

@@ -1,0 +1,172 @@
+"""What a run needs to go on: trained weights, optimizers, step, random state, place in the data.
+
+A state is written beside the old one and takes its place by renaming: it is whole or absent, also
+when the disk is full or the process is killed while it is written.
+"""
+
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed.checkpoint as dcp
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
+
+from model_plugin import CheckpointError
+from vora_serve.training.recipe import Optimisation
+from vora_serve.training.stream import State
+
+STATE_FOLDER = "state"
+_FILE, _SHARDS = "state.pt", "shards"
+
+
+class RunState:
+    """A run's state on disk.
+
+    Args:
+        folder: where it lies.
+        module: the model.
+        optimizers: of the run.
+        settings: the recipe's; a state of another recipe is refused.
+        accelerator: of the run.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        module: nn.Module,
+        optimizers: list[torch.optim.Optimizer],
+        settings: Optimisation,
+        accelerator: Accelerator,
+    ) -> None:
+        self.folder, self.module, self.optimizers = folder, module, optimizers
+        self.settings, self.accelerator = settings, accelerator
+        #: Where the data stood: states of all lanes.
+        self.lanes: dict[int, State] = {}
+
+    def save(self, step: int, lanes: dict[int, State]) -> None:
+        """Write the state after ``step`` steps; called by every process.
+
+        Args:
+            step: steps done.
+            lanes: states of this process's lanes.
+
+        Raises:
+            CheckpointError: it could not be written; the one before is still there.
+        """
+        if self.accelerator.num_processes > 1:
+            lanes = {n: s for part in gather_object([lanes]) for n, s in part.items()}
+        data: dict[str, Any] = {
+            "step": step,
+            "settings": self.settings.model_dump(mode="json"),
+            "random": (random.getstate(), np.random.get_state(), torch.get_rng_state()),
+            "lanes": lanes,
+        }
+        if self.settings.sharding == "none":
+            if self.accelerator.is_main_process:
+                trained = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+                data["trained"] = {name: p.detach() for name, p in trained.items()}
+                data["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
+                self._replace(data)
+        else:
+            self._save_shards(step, data)
+        self.accelerator.wait_for_everyone()
+
+    def load(self) -> int:
+        """Restore the last state, if there is one; returns the number of steps done.
+
+        Raises:
+            CheckpointError: it is of another recipe or model.
+        """
+        file = self.folder / _FILE
+        if not file.exists():
+            return 0
+        # Our own file, with Python's and numpy's random states in it.
+        data = torch.load(file, map_location="cpu", weights_only=False)
+        # Keys that came later have the value that changes nothing.
+        if Optimisation.model_validate(data["settings"]) != self.settings:
+            raise CheckpointError(
+                f"{file} was saved under another recipe; remove its folder to begin anew."
+            )
+        if self.settings.sharding == "none":
+            result = self.module.load_state_dict(data["trained"], strict=False)
+            if result.unexpected_keys:
+                raise CheckpointError(f"{file} belongs to another model.")
+            for optimizer, state in zip(self.optimizers, data["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
+        else:
+            self._load_shards(self.folder / data["shards"])
+        python, numpy, pytorch = data["random"]
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(pytorch)
+        self.lanes = data.get("lanes", {})
+        return int(data["step"])
+
+    def remove(self) -> None:
+        """A finished run needs no state."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _save_shards(self, step: int, data: dict[str, Any]) -> None:
+        """Every process writes its shards; the small file that names them makes them count."""
+        name = f"{_SHARDS}-{step}"
+        with _disk_errors():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            dcp.save(self._sharded(), checkpoint_id=str(self.folder / name))
+        if self.accelerator.is_main_process:
+            self._replace(data | {"shards": name})
+            for old in self.folder.glob(f"{_SHARDS}-*"):
+                if old.name != name:
+                    shutil.rmtree(old, ignore_errors=True)
+
+    def _load_shards(self, folder: Path) -> None:
+        state = self._sharded()
+        dcp.load(state, checkpoint_id=str(folder))
+        set_state_dict(
+            self.module,
+            self.optimizers,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizers"],
+            options=StateDictOptions(strict=False, ignore_frozen_params=True),
+        )
+
+    def _sharded(self) -> dict[str, Any]:
+        options = StateDictOptions(ignore_frozen_params=True)
+        model, optimizers = get_state_dict(self.module, self.optimizers, options=options)
+        return {"model": model, "optimizers": optimizers}
+
+    def _replace(self, data: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / "state.tmp"
+        try:
+            with _disk_errors(), temporary.open("wb") as file:
+                torch.save(data, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except CheckpointError:
+            temporary.unlink(missing_ok=True)
+            raise
+        temporary.replace(self.folder / _FILE)
+
+
+class _disk_errors:
+    """Say in one sentence that a state could not be written."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        # torch's writer wraps the system's error in a RuntimeError of its own.
+        if isinstance(error, OSError | RuntimeError):
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"The training state could not be saved: {reason}.") from error
