@@ -1,4 +1,4 @@
-"""Images to pixels: geometry, resizing, normalisation, patches. Needs numpy and Pillow only.
+"""Images to pixels: geometry, normalisation, patches. Needs numpy and Pillow only.
 
 Two policies, chosen by a checkpoint's ``preprocessor_config.json``:
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from model_plugin.errors import ConfigError, ImageError
+from model_plugin.resampling import UInt8Array, resize, resize_padded
 
 #: The token that marks an image in a prompt and stands for each of its patches in the sequence.
 IMAGE_TOKEN = "<|image_pad|>"
@@ -30,10 +31,6 @@ MIN_SIDE = 2
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-#: Pixels of a padded canvas that are held at once (fixed resolution); bounds the memory that an
-#: elongated image can take.
-_CANVAS_PIXELS = 1 << 25
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -244,15 +241,64 @@ def preprocess(image: Image.Image, settings: ImageSettings) -> Float32Array:
     Raises:
         ImageError: the image is too small or too elongated.
     """
-    size = settings.resized(*image.size)
+    rgb = resized_rgb(image, settings)
+    scale, shift = _scale_and_shift(settings)
+    planes = np.empty((3, *rgb.shape[:2]), dtype=np.float32)
+    for channel in range(3):
+        np.multiply(rgb[..., channel], scale[channel], out=planes[channel])
+        planes[channel] += shift[channel]
+    return planes
+
+
+def preprocess_patches(
+    image: Image.Image, settings: ImageSettings, threads: int = 1
+) -> tuple[Float32Array, tuple[int, int]]:
+    """``patchify`` of ``preprocess``, in fewer passes over memory.
+
+    Args:
+        image: any mode; converted to RGB.
+        settings: the checkpoint's image settings.
+        threads: how many may work on it.
+
+    Returns:
+        float32 (h * w, 3 * P * P), as ``patchify`` gives it, and the grid (h, w).
+
+    Raises:
+        ImageError: the image is too small or too elongated.
+    """
+    rgb = resized_rgb(image, settings, threads)
+    size = settings.patch_size
+    h, w = rgb.shape[0] // size, rgb.shape[1] // size
+    # Cut into patches as bytes, a quarter of what there is to move afterwards.
+    patches = rgb.reshape(h, size, w, size, 3).transpose(0, 2, 4, 1, 3)
+    scale, shift = (np.repeat(row, size * size) for row in _scale_and_shift(settings))
+    pixels: Float32Array = np.ascontiguousarray(patches).reshape(h * w, -1) * scale
+    pixels += shift
+    return pixels, (h, w)
+
+
+def resized_rgb(image: Image.Image, settings: ImageSettings, threads: int = 1) -> UInt8Array:
+    """The image at the size at which it reaches the model, not normalised yet.
+
+    Args:
+        image: any mode; converted to RGB.
+        settings: the checkpoint's image settings.
+        threads: how many may work on it.
+
+    Returns:
+        uint8 (H, W, 3); H and W are multiples of the patch size.
+
+    Raises:
+        ImageError: the image is too small or too elongated.
+    """
+    width, height = settings.resized(*image.size)
     if image.mode != "RGB":
         image = image.convert("RGB")
-    if settings.resolution == "fixed":
-        image = _pad_and_resize(image, settings.resize_edge, settings.resample)
-        image = _centre_crop(image, settings.image_size).crop((0, 0, *size))
-    elif image.size != size:
-        image = image.resize(size, resample=settings.resample)
-    return _normalise(np.asarray(image), settings)
+    if settings.resolution == "native":
+        return resize(image, (width, height), settings.resample, threads)
+    square = resize_padded(image, settings.resize_edge, settings.resample, threads)
+    start = (settings.resize_edge - settings.image_size) // 2
+    return square[start : start + height, start : start + width]
 
 
 def patchify(pixels: Float32Array, patch_size: int) -> Float32Array:
@@ -271,47 +317,11 @@ def patchify(pixels: Float32Array, patch_size: int) -> Float32Array:
     return np.ascontiguousarray(patches).reshape(h * w, channels * patch_size * patch_size)
 
 
-def _normalise(rgb: npt.NDArray[np.uint8], settings: ImageSettings) -> Float32Array:
-    """uint8 (H, W, 3) to normalised float32 (3, H, W): one multiplication, one addition."""
+def _scale_and_shift(settings: ImageSettings) -> tuple[Float32Array, Float32Array]:
+    """Bytes to normalised values, per channel: one multiplication, one addition."""
     mean = np.asarray(settings.image_mean, dtype=np.float64)
     std = np.asarray(settings.image_std, dtype=np.float64)
-    scale = (settings.rescale_factor / std).astype(np.float32)
-    shift = (-mean / std).astype(np.float32)
-    planes = np.empty((3, *rgb.shape[:2]), dtype=np.float32)
-    for channel in range(3):
-        np.multiply(rgb[..., channel], scale[channel], out=planes[channel])
-        planes[channel] += shift[channel]
-    return planes
-
-
-def _pad_and_resize(image: Image.Image, edge: int, resample: int) -> Image.Image:
-    """Centre on a black square and resize it to ``edge``, without ever holding the whole square.
-
-    Pillow resizes rows first, then columns, rounding to 8 bits in between; doing the first pass
-    in bands of rows gives the same bytes.
-    """
-    width, height = image.size
-    side = max(width, height)
-    if width == height:
-        return image if side == edge else image.resize((edge, edge), resample=resample)
-    left, top = (side - width) // 2, (side - height) // 2
-    rows = Image.new("RGB", (edge, side))
-    band = max(1, _CANVAS_PIXELS // side)
-    for start in range(0, height, band):
-        strip = image.crop((0, start, width, min(start + band, height)))
-        if width < side:
-            padded = Image.new("RGB", (side, strip.height))
-            padded.paste(strip, (left, 0))
-            strip = padded
-        rows.paste(strip.resize((edge, strip.height), resample=resample), (0, top + start))
-    return rows.resize((edge, edge), resample=resample)
-
-
-def _centre_crop(image: Image.Image, size: int) -> Image.Image:
-    if image.size == (size, size):
-        return image
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    return (settings.rescale_factor / std).astype(np.float32), (-mean / std).astype(np.float32)
 
 
 def _side(size: Any) -> int:

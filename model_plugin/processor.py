@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from transformers import (
     AutoConfig,
@@ -28,9 +27,9 @@ from model_plugin.images import (
     IMAGE_TOKEN,
     RELEASED_IMAGE_TOKEN,
     ImageSettings,
-    patchify,
-    preprocess,
+    preprocess_patches,
 )
+from model_plugin.resampling import available_threads, spread
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PLACEHOLDER = re.compile(f"{re.escape(IMAGE_TOKEN)}|{re.escape(RELEASED_IMAGE_TOKEN)}")
@@ -75,16 +74,16 @@ class VoRAImageProcessor(ImageProcessingMixin):
             ConfigError: the bounds do not fit, or the resolution is fixed.
         """
         settings = self.settings_for(min_pixels, max_pixels)
-        patch = settings.patch_size
-        grids = np.empty((len(images), 2), dtype=np.int64)
-        patches: list[npt.NDArray[np.float32]] = []
-        for index, image in enumerate(images):
-            pixels = preprocess(image, settings)
-            grids[index] = pixels.shape[1] // patch, pixels.shape[2] // patch
-            patches.append(patchify(pixels, patch))
-        empty = np.empty((0, 3 * patch**2), dtype=np.float32)
-        pixel_values = patches[0] if len(patches) == 1 else np.concatenate([empty, *patches])
-        data = {"pixel_values": pixel_values, "image_grid_hw": grids}
+        threads = available_threads()
+        # Several images: each on a thread of its own. One: all threads on its parts.
+        alone = threads if len(images) == 1 else 1
+        done = spread(lambda image: preprocess_patches(image, settings, alone), images, threads)
+        empty = np.empty((0, 3 * settings.patch_size**2), dtype=np.float32)
+        patches = [pixels for pixels, _ in done]
+        data = {
+            "pixel_values": patches[0] if len(done) == 1 else np.concatenate([empty, *patches]),
+            "image_grid_hw": np.array([grid for _, grid in done], dtype=np.int64).reshape(-1, 2),
+        }
         return BatchFeature(data, tensor_type=return_tensors)
 
     def settings_for(

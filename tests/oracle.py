@@ -178,7 +178,7 @@ class Oracle:
             grow = math.sqrt(low / (height * width))
             new_h = math.ceil(height * grow / unit) * unit
             new_w = math.ceil(width * grow / unit) * unit
-        return image.resize((new_w, new_h), self._resample())
+        return _resize(image, (new_w, new_h), self._resample())
 
     def _fixed(self, image: Image.Image) -> Image.Image:
         width, height = image.size
@@ -188,7 +188,7 @@ class Oracle:
         square.paste(image, (0, 0) if self.padding == "corner" else (left, top))
         size = self._size(self.preprocessor.get("size", self.config["image_size"]))
         crop = self._size(self.preprocessor.get("crop_size", size))
-        square = square.resize((size, size), self._resample())
+        square = _resize(square, (size, size), self._resample())
         offset = (size - crop) // 2
         return square.crop((offset, offset, offset + crop, offset + crop))
 
@@ -281,6 +281,11 @@ class Oracle:
 
 
 # ---- weights ------------------------------------------------------------------------------------
+
+
+def _resize(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """Rows first, then columns, as Pillow up to 12 resizes; Pillow 13 chooses the order."""
+    return image.resize((size[0], image.height), resample).resize(size, resample)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -11,9 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from model_plugin import images
+from model_plugin import resampling
 from model_plugin.errors import ConfigError, ImageError
-from model_plugin.images import ImageSettings, patchify, preprocess
+from model_plugin.images import ImageSettings, patchify, preprocess, preprocess_patches
 from tests.checkpoints import FIXTURES
 from tests.model_plugin.conftest import noise_image, open_image
 from tests.oracle import Oracle
@@ -156,14 +156,40 @@ def test_the_smallest_and_longest_that_pass(resolution: Any, size: tuple[int, in
     assert pixels.shape == (3, 14 * h, 14 * w)
 
 
-@pytest.mark.parametrize("size", [(500, 77), (77, 500), (400, 399), (113, 112)])
-def test_bands_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
-    """An image that is padded in several bands comes out as when padded at once."""
-    chosen = ImageSettings(image_size=112, resize_edge=112)
-    at_once = preprocess(noise_image(*size), chosen)
-    for pixels in (1, 1000, 9999):
-        monkeypatch.setattr(images, "_CANVAS_PIXELS", pixels)
-        assert (preprocess(noise_image(*size), chosen) == at_once).all()
+@given(st.integers(2, 300), st.integers(2, 300), st.integers(1, 120), st.data())
+def test_bands_and_threads_give_the_released_bytes(
+    width: int, height: int, edge: int, data: st.DataObject
+) -> None:
+    """However the work is cut: rows, then columns, of the whole image and of one real square."""
+    assume(max(width, height) <= 200 * min(width, height))
+    image = noise_image(width, height)
+    threads, filter_ = data.draw(st.integers(1, 5)), data.draw(st.sampled_from([2, 3, 1]))
+    size = (edge, data.draw(st.integers(1, 120)))
+    side = max(width, height)
+    square = Image.new("RGB", (side, side))
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resampling, "BAND_PIXELS", data.draw(st.sampled_from([1, 999, 1 << 20])))
+        resized = resampling.resize(image, size, filter_, threads)
+        padded = resampling.resize_padded(image, edge, filter_, threads)
+    for got, source, goal in ((resized, image, size), (padded, square, (edge, edge))):
+        rows = source.resize((goal[0], source.height), filter_)
+        assert (got == np.asarray(rows.resize(goal, filter_))).all()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("size", [(500, 77), (77, 500), (125, 125)])
+@pytest.mark.parametrize("change", [{}, {"resolution": "native"}, {"size": 125, "crop_size": 120}])
+def test_patches_at_once(threads: int, size: tuple[int, int], change: dict[str, Any]) -> None:
+    """The processor's shorter way gives what pixels cut into patches give, bit for bit."""
+    chosen = read(RELEASED | change)
+    image = noise_image(*size, mode="P")
+    patches, grid = preprocess_patches(image, chosen, threads)
+    pixels = preprocess(image, chosen)
+    assert grid == (pixels.shape[1] // 14, pixels.shape[2] // 14) == chosen.grid(*size)
+    assert patches.dtype == np.float32
+    assert patches.flags.c_contiguous
+    assert (patches == patchify(pixels, 14)).all()
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 2, 14]))
