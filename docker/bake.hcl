@@ -10,7 +10,7 @@ variable "SOURCE" { default = "unknown" }
 # Bases by digest: PYTHON_IMAGE=python:3.11.14-slim-bookworm@sha256:...
 variable "PYTHON_IMAGE" { default = "python:3.11.14-slim-bookworm" }
 variable "VLLM_IMAGE" { default = "vllm/vllm-openai:v0.32.0" }
-# For torch in engine-cpu alone; see docker/Dockerfile.
+# For torch in engine-cpu and loadtest alone; see docker/Dockerfile.
 variable "TORCH_INDEX_ARGS" { default = "" }
 
 group "default" {
@@ -59,4 +59,5 @@ target "loadtest" {
   inherits = ["common"]
   target   = "loadtest"
   tags     = ["${REGISTRY}vora-serve-loadtest:${TAG}"]
+  args     = { TORCH_INDEX_ARGS = TORCH_INDEX_ARGS }
 }

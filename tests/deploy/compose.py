@@ -20,10 +20,12 @@ ENVIRONMENTS = (None, "cpu-multi", "gpu", "gpu-multi")
 
 PROFILES = (
     "baseline",
+    "baseline-cpu",
     "cpu-multi",
     "fetch",
     "gpu",
     "gpu-multi",
+    "loadtest",
     "observability",
     "shared-limits",
 )

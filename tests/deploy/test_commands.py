@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 import typer
 import yaml
 
+from loadtest.cli import parser
+from loadtest.errors import UsageError
+from loadtest.settings import load_settings as load_run
 from tests.deploy import compose, dockerfile, kubernetes
 from tests.deploy.tools import ask_vllm, run, tool
 from vora_serve.cli import app
@@ -22,11 +26,22 @@ from vora_serve.gateway.settings import Settings, load_settings
 SERVICES = compose.services(profiles=compose.PROFILES)
 
 
+def runs_vora_serve(service: dict[str, Any]) -> bool:
+    """Whether a service starts its image's entry, and that is ``vora-serve``."""
+    found = re.search(r"vora-serve-([\w-]+):", service["image"])
+    stages = dockerfile.targets()
+    return (
+        "entrypoint" not in service
+        and found is not None
+        and stages[found[1]].entrypoint == ["vora-serve"]
+    )
+
+
 def own_commands() -> Iterator[tuple[str, list[str]]]:
     """Everything that runs ``vora-serve``: where it stands, and its arguments."""
     for environment in compose.ENVIRONMENTS:
         for name, service in compose.services(compose.env_of(environment)).items():
-            if "vora-serve" in service["image"] and "entrypoint" not in service:
+            if runs_vora_serve(service):
                 yield f"compose {environment} {name}", service["command"]
     yield "compose gateway-baseline", SERVICES["gateway-baseline"]["command"]
     for target, stage in dockerfile.targets().items():
@@ -81,6 +96,7 @@ def test_engines() -> None:
     flags = [engine_flags(arguments) for arguments in engines]
     # The published image starts vLLM itself: 'vllm serve' and what follows.
     flags.append(SERVICES["engine-baseline"]["command"])
+    flags.append(SERVICES["engine-baseline-cpu"]["command"])
     # The documentation's examples too.
     documented = re.findall(r"^vora-serve (engine [^\n]*)$", _operations(), re.MULTILINE)
     assert documented
@@ -100,6 +116,7 @@ def test_engines() -> None:
         if variable["name"].startswith("VLLM_")
     }
     assert "VLLM_CPU_KVCACHE_SPACE" in names
+    names |= _documented_for_vllm()
     # What does not exist must be refused, or the check would say nothing.
     wrong = ["--model", "m", "--shutdown-timeuot", "3"]
     faults, unknown = ask_vllm([*flags, wrong], [*sorted(names), "VLLM_CPU_KVCACHE"])
@@ -115,6 +132,11 @@ def engine_flags_documented(arguments: list[str]) -> list[str]:
 def test_the_check_refuses_what_does_not_exist() -> None:
     with pytest.raises(Exception, match="No such option: --confg"):
         parse(["serve", "--confg", "x"])
+
+
+def _documented_for_vllm() -> set[str]:
+    """vLLM's variables that the documentation names; that vLLM knows them is checked above."""
+    return set(re.findall(r"`(VLLM_[A-Z_]+)`", _operations())) - {"VLLM_IMAGE"}
 
 
 def _operations() -> str:
@@ -180,6 +202,45 @@ def test_download_flags() -> None:
     assert all(flag in known for flag in flags)
 
 
+def test_the_load_test(tmp_path: Path) -> None:
+    """Its command, by its own parser; its run files, by its own reading, for services there are."""
+    stage = dockerfile.targets()["loadtest"]
+    assert stage.entrypoint == ["python", "-m", "loadtest"]
+    for environment in compose.ENVIRONMENTS:
+        env = compose.env_of(environment)
+        running = compose.services(env, ("loadtest", "baseline"))
+        args = parser().parse_args(running["loadtest"]["command"])
+        assert args.file.parent == Path("/etc/vora-serve")
+        assert args.out.parent == Path("/runs")
+        variables = dict(item.split("=", 1) for item in args.set)
+        # What the gateway serves, by the name that the engine that is asked gives it.
+        engine = running[variables["ENGINE"]]["command"]
+        assert variables["MODEL"] == engine[engine.index("--served-model-name") + 1]
+        for path in sorted((compose.DEPLOY / "loadtest").glob("*.yaml")):
+            for server in load_run(path, variables).servers:
+                url = httpx.URL(server.url or "")
+                assert url.host in running
+                assert url.port == (8000 if url.host.startswith("gateway") else 8001)
+                if url.host == "gateway":
+                    secret = running["loadtest"]["secrets"][0]["target"]
+                    assert server.api_key_file == Path("/run/secrets", secret)
+    for line in re.findall(r"run --rm loadtest (.+)$", _operations(), re.MULTILINE):
+        parser().parse_args(line.split())
+    with pytest.raises(SystemExit):
+        parser().parse_args(["run", "file.yaml", "--outt", "x"])
+    broken = tmp_path / "broken.yaml"
+    text = (compose.DEPLOY / "loadtest" / "gateway.yaml").read_text()
+    broken.write_text(text.replace("kind: url", "knid: url"))
+    with pytest.raises(UsageError):
+        load_run(broken)
+
+
+def test_the_twin_on_cpu_starts_a_program_that_there_is() -> None:
+    python, flag, module = SERVICES["engine-baseline-cpu"]["entrypoint"]
+    assert (python, flag) == ("python", "-m")
+    assert find_spec(module) is not None
+
+
 def test_prometheus_scrapes_services_that_exist() -> None:
     tree: dict[str, Any] = yaml.safe_load(
         (compose.DEPLOY / "prometheus" / "prometheus.yml").read_text()
@@ -189,7 +250,9 @@ def test_prometheus_scrapes_services_that_exist() -> None:
         for dns in job.get("dns_sd_configs", ()):
             assert dns["port"] == 8001
             engines |= set(dns["names"])
-    assert engines == {name for name in SERVICES if name.startswith("engine")}
+    # The twin on CPU answers to the name of the other.
+    started = {name for name in SERVICES if name.startswith("engine")}
+    assert engines == started - {"engine-baseline-cpu"}
     gateway = tree["scrape_configs"][0]
     assert gateway["static_configs"][0]["targets"] == ["gateway:8000"]
     secret = SERVICES["prometheus"]["secrets"][0]["target"]
@@ -206,7 +269,9 @@ def test_settings_that_the_documentation_names_exist() -> None:
     for section, key in named:
         assert key in tree[section], f"{section}.{key}"
     assert set(re.findall(r"`([A-Z]+_[A-Z_]+)[`=]", _operations())) <= (
-        set(compose.variables()) | {"COMPOSE_PROFILES", "PYTHON_IMAGE", "VLLM_IMAGE"}
+        set(compose.variables())
+        | {"COMPOSE_PROFILES", "PYTHON_IMAGE", "VLLM_IMAGE", "NCCL_SOCKET_IFNAME"}
+        | _documented_for_vllm()
     )
 
 

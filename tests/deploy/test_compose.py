@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,15 @@ from tests.deploy import compose
 from tests.deploy.tools import run, tool
 from vora_serve.gateway.settings import load_settings
 
-ENGINES = ("engine-cpu", "engine-cpu-1", "engine-gpu-0", "engine-gpu-1", "engine-baseline")
+ENGINES = (
+    "engine-cpu",
+    "engine-cpu-1",
+    "engine-gpu-0",
+    "engine-gpu-1",
+    "engine-baseline",
+    "engine-baseline-cpu",
+)
+ONCE = ("fetch-model", "loadtest")
 EVERYTHING = compose.services(profiles=compose.PROFILES)
 
 
@@ -19,6 +28,29 @@ def test_these_are_all_profiles_and_environments() -> None:
     assert named == set(compose.PROFILES)
     files = {path.stem for path in (compose.DEPLOY / "env").glob("*.env")}
     assert files == {name for name in compose.ENVIRONMENTS if name}
+
+
+def fits_schema(path: Path) -> bool:
+    """Whether a file is as the Compose specification's published schema has it."""
+    checker = tool("check-jsonschema", "check-jsonschema")
+    command = [checker, "--builtin-schema", "vendor.compose-spec", str(path)]
+    return subprocess.run(command, capture_output=True, check=False, timeout=120).returncode == 0
+
+
+def test_fits_the_published_schema(tmp_path: Path) -> None:
+    assert fits_schema(compose.COMPOSE)
+    wrong = tmp_path / "compose.yaml"
+    wrong.write_text(compose.COMPOSE.read_text().replace("read_only: true", "read_onyl: true"))
+    assert not fits_schema(wrong)
+
+
+def test_the_check_of_what_resolves_sees_faults(tmp_path: Path) -> None:
+    wrong = tmp_path / "compose.yaml"
+    wrong.write_text(compose.COMPOSE.read_text().replace("internal: true", "internal: ture"))
+    command = [tool("docker-compose", "docker-compose"), "-f", str(wrong), "config", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode != 0
+    assert "internal" in done.stderr
 
 
 @pytest.mark.parametrize("environment", compose.ENVIRONMENTS)
@@ -34,7 +66,8 @@ def test_resolves(environment: str | None, tmp_path: Path) -> None:
         command += ["--env-file", str(both)]
     for profile in compose.PROFILES:
         command += ["--profile", profile]
-    run([*command, "-f", str(compose.COMPOSE), "config", "--quiet"])
+    out = run([*command, "-f", str(compose.COMPOSE), "config", "--services"])
+    assert set(out.split()) >= set(EVERYTHING)
 
 
 @pytest.mark.parametrize(
@@ -67,11 +100,26 @@ def test_baseline_gateway_names_its_engine() -> None:
 def test_engines_have_no_way_out_and_no_way_in(name: str) -> None:
     service = EVERYTHING[name]
     networks = compose.load()["networks"]
-    assert service["networks"] == ["engines"]
+    assert list(service["networks"]) == ["engines"]
     assert networks["engines"]["internal"] is True
     assert "ports" not in service
     assert "secrets" not in service
     assert all(volume.endswith((":ro", ":/cache")) for volume in service["volumes"])
+
+
+def test_the_twin_on_cpu_takes_the_name_of_the_other() -> None:
+    networks = EVERYTHING["engine-baseline-cpu"]["networks"]
+    assert networks["engines"]["aliases"] == ["engine-baseline"]
+    both = {"baseline", "baseline-cpu"}
+    assert set(EVERYTHING["gateway-baseline"]["profiles"]) == both
+    assert {EVERYTHING[f"engine-{name}"]["profiles"][0] for name in both} == both
+
+
+def test_the_load_test_reaches_gateways_and_engines_and_nothing_else() -> None:
+    assert EVERYTHING["loadtest"]["networks"] == ["engines"]
+    assert "ports" not in EVERYTHING["loadtest"]
+    for name in ("gateway", "gateway-baseline"):
+        assert "engines" in EVERYTHING[name]["networks"]
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
@@ -84,7 +132,7 @@ def test_hardened(name: str) -> None:
     assert not service.get("privileged")
     assert service["pids_limit"] > 0
     assert "memory" in service["deploy"]["resources"]["limits"]
-    assert service["restart"] == ("no" if name == "fetch-model" else "unless-stopped")
+    assert service["restart"] == ("no" if name in ONCE else "unless-stopped")
     assert "healthcheck" in service
 
 
