@@ -84,9 +84,10 @@ def gateway(stack: ExitStack, *urls: str, **tree: Any) -> str:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """A folder of pictures that the model was not trained on, and what two of them show."""
     folder = tmp_path_factory.mktemp("pictures")
-    scene = random_scene(11, "test", 0)
-    picture = render(scene)
-    picture.save(folder / "scene.png")
+    picture = render(random_scene(11, "test", 0))
+    picture.save(folder / "three.png")  # for the eye
+    scene = random_scene(7, "test", 0)  # a single shape, which leaves the model no doubt
+    render(scene).save(folder / "scene.png")
     picture.resize((picture.width * 5, picture.height * 5)).save(folder / "large.png")
     digit = random_digit(7, "test", 0)
     digit.picture.save(folder / "digit.png")

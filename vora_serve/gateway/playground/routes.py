@@ -161,7 +161,7 @@ async def _look(request: Request, state: GatewayState) -> dict[str, str]:
             raise InvalidRequestError(
                 'The body must be {"url": "…"} with a picture\'s URL.', param="url"
             ) from None
-        loaded = await state.images.load([ImageRef(asked.url, "auto", "url")])
+        loaded = await state.images.load([ImageRef(asked.url, "auto", "url")], share)
         return {"url": loaded.urls[0]}
 
 

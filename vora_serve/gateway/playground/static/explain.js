@@ -32,7 +32,7 @@ function redraw() {
   context.fillRect(0, 0, canvas.width, canvas.height);
   const w = canvas.width / columns, hgt = canvas.height / rows;
   values.forEach((value, index) => {
-    context.fillStyle = `rgba(255,176,32,${(0.85 * value) / top})`;
+    context.fillStyle = `rgba(255,176,32,${0.9 * (value / top) ** 1.5})`;
     context.fillRect((index % columns) * w, Math.floor(index / columns) * hgt, w + 0.5, hgt + 0.5);
   });
   const total = values.reduce((sum, value) => sum + value, 0);
@@ -64,7 +64,7 @@ export async function showExplain(body, answer, pictures, model, side, settings)
   }
   $("explain-what").textContent = "Where the model looked when it chose this token: bright patches got more of its attention, all heads together.";
   $("explain-tokens").replaceChildren(...view.data.tokens.map((text, index) =>
-    h("button", { type: "button", text: text.trim() ? text : "␣", on: { click: () => choose(index) } })));
+    h("button", { type: "button", text: text.trim() || "␣", on: { click: () => choose(index) } })));
   $("explain-layer").max = String(view.data.layers);
   $("explain-layer").value = String(view.data.layers);
   $("explain-picture-field").hidden = pictures.length < 2;

@@ -88,6 +88,8 @@ function shot(picture, lane, side) {
   }, canvas, h("span", { text: summary(picture, facts) }));
 }
 
+const shots = (turn, lane) => turn.pictures.map((picture) => shot(picture, lane, 220));
+
 function drawWaiting() {
   $("pictures").replaceChildren(
     ...page.waiting.map((picture) => h("li", {}, shot(picture, page.lanes[0], 110), h("button", {
@@ -165,7 +167,11 @@ function ask(turn) {
         ? () => showExplain(body, turn.answers[lane.index].text, pictures, modelOf(lane), side, page.settings) : null,
     });
   });
-  turn.node.querySelector(".answers").replaceChildren(...turn.answers.map((answer) => answer.node));
+  // Side by side, each shows what it was sent.
+  const apart = page.lanes.length > 1 && turn.pictures.length;
+  turn.node.querySelector(".answers").replaceChildren(...turn.answers.map((answer, index) =>
+    (apart ? h("div", {}, h("div", { class: "shown" }, ...shots(turn, page.lanes[index])), answer.node) : answer.node)));
+  turn.node.querySelector(".asked > .shown").replaceChildren(...(apart ? [] : shots(turn, page.lanes[0])));
   $("log").scrollTop = $("log").scrollHeight;
   showBusy();
   announce("Answering");
@@ -181,7 +187,7 @@ function send() {
   const turn = { text: text || "What do you see?", pictures: page.waiting, answers: [] };
   turn.node = h("div", { class: "turn" },
     h("div", { class: "asked" },
-      h("div", { class: "shown" }, ...turn.pictures.map((picture) => shot(picture, page.lanes[0], 220))),
+      h("div", { class: "shown" }),
       h("h2", { class: "hidden", text: "You asked" }), h("div", { class: "text", text: turn.text })),
     h("div", { class: "answers" }));
   page.turns.push(turn);

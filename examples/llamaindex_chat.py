@@ -1,0 +1,22 @@
+"""LlamaIndex: a picture and a question as blocks of a chat message.
+
+python llamaindex_chat.py scene.png
+"""
+
+import sys
+from pathlib import Path
+
+from llama_index.core.llms import ChatMessage, ImageBlock, TextBlock
+from llama_index.llms.openai_like import OpenAILike
+from pictures import API_KEY, BASE_URL, MODEL
+
+if len(sys.argv) != 2:
+    sys.exit("usage: python llamaindex_chat.py PICTURE")
+model = OpenAILike(
+    model=MODEL, api_base=BASE_URL, api_key=API_KEY, is_chat_model=True, temperature=0
+)
+blocks = [
+    ImageBlock(image=Path(sys.argv[1]).read_bytes(), image_mimetype="image/png"),
+    TextBlock(text="How many shapes are there?"),
+]
+print(model.chat([ChatMessage(role="user", blocks=blocks)]).message.content)
