@@ -175,6 +175,20 @@ def chat(
 
 
 @app.command()
+def inspect(
+    path: Annotated[str, typer.Argument(help="VoRA checkpoint: directory or hub id.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what a checkpoint is and whether it can be served; loads no weights."""
+    from model_plugin.inspection import inspect as look
+    from vora_serve import inspection
+
+    found = look(path)
+    _say(inspection.as_json(found) if as_json else inspection.describe(found))
+    raise typer.Exit(0 if found.can_be_served else 1)
+
+
+@app.command()
 def doctor(
     report: Annotated[
         bool, typer.Option("--report", help="Print versions and environment for a bug report.")
