@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -153,7 +154,7 @@ def escape(text: str) -> str:
 
 def docstrings(model: type) -> dict[str, str]:
     """Field to the string that stands below it in the source."""
-    tree = ast.parse(inspect.cleandoc(inspect.getsource(model)))
+    tree = ast.parse(dedent(inspect.getsource(model)))
     body = tree.body[0].body  # type: ignore[attr-defined]
     found = {}
     for before, after in pairwise(body):
@@ -169,7 +170,7 @@ def docstrings(model: type) -> dict[str, str]:
 
 def annotation(model: type, name: str) -> str:
     """A field's type as the source has it, in short."""
-    tree = ast.parse(inspect.cleandoc(inspect.getsource(model)))
+    tree = ast.parse(dedent(inspect.getsource(model)))
     for node in tree.body[0].body:  # type: ignore[attr-defined]
         if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == name:
             text = ast.unparse(node.annotation)
