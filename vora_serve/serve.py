@@ -145,12 +145,19 @@ class Service:
             if self._supervisor is not None:
                 names = self._settings.engine.model or ""
             say(f"serving {names} on {where}")
+            if self._settings.playground.enabled:
+                say(f"open {where} in a browser, or talk to it: {self._chat_command(where)}")
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
             if starting is not None and not starting.done():
                 starting.cancel()
                 await asyncio.gather(starting, return_exceptions=True)
+
+    @staticmethod
+    def _chat_command(where: str) -> str:
+        usual = "http://127.0.0.1:8000"
+        return "vora-serve chat" if where == usual else f"vora-serve chat --base-url {where}"
 
     def _make_supervisor(self, checkpoint: Checkpoint) -> EngineSupervisor:
         engine = self._settings.engine
