@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from model_plugin.engine import explain, mark_cpu_build
+from vora_serve.engine.tool_calls import bound_blanks
 
 mark_cpu_build()
 
@@ -38,6 +39,7 @@ def run(arguments: list[str]) -> None:
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    bound_blanks()
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="vora-serve engine"))
     args = parser.parse_args(arguments)

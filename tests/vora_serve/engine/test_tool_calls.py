@@ -1,0 +1,81 @@
+"""The grammar of forced tool calls, as vLLM builds it and xgrammar reads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from vora_serve.engine.tool_calls import bound_blanks
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
+    pytest.mark.filterwarnings("default"),
+]
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "parameters": {
+            "type": "object",
+            "properties": {"close": {"type": "boolean"}, "where": {"type": "string"}},
+            "required": ["close", "where"],
+        },
+        "strict": True,
+    },
+}
+FORCED = {"type": "function", "function": {"name": "look"}}
+
+
+@pytest.fixture
+def registry() -> Iterator[Any]:
+    from vllm.tool_parsers import structural_tag_registry
+
+    before = dict(structural_tag_registry._VLLM_STRUCTURAL_TAG_REGISTRY)
+    yield structural_tag_registry
+    structural_tag_registry._VLLM_STRUCTURAL_TAG_REGISTRY.update(before)
+
+
+def accepts(registry: Any, choice: Any) -> Callable[[str], bool]:
+    """What the grammar for a tool choice lets a model say."""
+    import xgrammar
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from xgrammar.testing import _is_grammar_accept_string
+
+    messages = [{"role": "user", "content": "x"}]
+    request = ChatCompletionRequest(messages=messages, tools=[TOOL], tool_choice=choice)
+    tag = registry.get_model_structural_tag(
+        "hermes", request.tools, request.tool_choice, reasoning=False
+    )
+    grammar = xgrammar.Grammar.from_structural_tag(json.dumps(tag.model_dump()))
+    return lambda text: bool(_is_grammar_accept_string(grammar, text))
+
+
+def call(arguments: str) -> str:
+    return f'<tool_call>\n{{"name": "look", "arguments": {arguments}}}\n</tool_call>'
+
+
+COMPACT = call('{"close":true,"where":"a  b"}')
+USUAL = call('{"close": true, "where": "a  b"}')
+BLANKS = call('{"close":' + " \n\t" * 20 + 'true, "where": "x"}')
+
+
+@pytest.mark.parametrize("choice", [FORCED, "required", "auto"])
+def test_blanks_are_bounded(registry: Any, choice: Any) -> None:
+    assert accepts(registry, choice)(BLANKS), "the control: as vLLM has it"
+    bound_blanks()
+    say = accepts(registry, choice)
+    assert say(COMPACT)
+    assert say(USUAL), "and what stands inside a string is the caller's"
+    assert not say(BLANKS)
+    assert not say(call('{"close": 1, "where": "x"}'))
+
+
+def test_auto_still_allows_plain_text(registry: Any) -> None:
+    bound_blanks()
+    assert accepts(registry, "auto")("no call  \n\n  at all")
+    assert not accepts(registry, "required")("no call at all")
