@@ -94,20 +94,19 @@ def expectation(point: Point, text: float, checkpoint: Checkpoint) -> dict[str, 
         sizes = [point.size] if point.size is not None else images.sizes
         choices = [[size] * images.count for size in sizes]
     many = len(choices)
+    answered = point.workload.output_tokens
     tokens = sum(sum(checkpoint.image_tokens(s) for s in sizes) for sizes in choices) / many
+    prefill = sum(checkpoint.prefill_flops(round(text), sizes) for sizes in choices) / many
+    decode = (answered - 1) * checkpoint.decode_flops(round(text + tokens) + answered // 2)
     return {
         "image_tokens": tokens,
-        "prefill_tflop": sum(checkpoint.prefill_flops(round(text), s) for s in choices)
-        / many
-        / 1e12,
+        "prefill_tflop": prefill / 1e12,
+        "request_tflop": (prefill + decode) / 1e12,
         "vision_tflop": sum(sum(checkpoint.vision_flops(s) for s in sizes) for sizes in choices)
         / many
         / 1e12,
         "decode_mb_per_token": checkpoint.decode_bytes(round(text + tokens)) / 1e6,
-        "kv_mb_per_request": checkpoint.kv_bytes(
-            round(text + tokens) + point.workload.output_tokens
-        )
-        / 1e6,
+        "kv_mb_per_request": checkpoint.kv_bytes(round(text + tokens) + answered) / 1e6,
         "weights_gb": checkpoint.weight_bytes / 1e9,
     }
 
@@ -117,6 +116,7 @@ def expected_ratios(first: dict[str, float], second: dict[str, float]) -> dict[s
     return {
         "ttft": first["prefill_tflop"] / second["prefill_tflop"],
         "tpot": first["decode_mb_per_token"] / second["decode_mb_per_token"],
+        "cpu_s_per_request": first["request_tflop"] / second["request_tflop"],
         "memory": first["weights_gb"] / second["weights_gb"],
         "weights": first["weights_gb"] / second["weights_gb"],
     }

@@ -45,16 +45,17 @@ class Generator:
         GeneratorFailed: it did not start.
     """
 
-    def __init__(self, log: Path, python: str | None = None, start_timeout_s: float = 300) -> None:
+    def __init__(self, log: Path, python: str | None = None, start_timeout_s: float = 900) -> None:
         self._log = log
         env = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-        self._process = subprocess.Popen(
-            [python or sys.executable, str(WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("ab"),
-            env=env,
-        )
+        with log.open("ab") as said:
+            self._process = subprocess.Popen(
+                [python or sys.executable, str(WORKER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                env=env,
+            )
         self._buffer = b""
         try:
             self.version = str(self._answer(start_timeout_s).get("vllm"))

@@ -20,7 +20,7 @@ from loadtest.drive.machine import describe_machine, describe_versions
 from loadtest.drive.points import Point, points_of, requests_for, seed_for, write_requests
 from loadtest.drive.store import RunFolder
 from loadtest.errors import GeneratorFailed, LoadTestError, ServerFailed
-from loadtest.servers import Server, Sums, Used, means_between, scrape, watch
+from loadtest.servers import Server, Sums, means_between, scrape, watch
 from loadtest.settings import RunSettings, Workload
 
 
@@ -297,6 +297,3 @@ def _last_line(error: str) -> str:
 def _wrong_length(length: int, expected: int) -> str:
     """Why an answer is no whole answer; the generator counts a stream that broke off as one."""
     return "" if length == expected else f"an answer of {length} tokens instead of {expected}"
-
-
-__all__ = ["Runner", "Used", "prompt_tokens", "say"]

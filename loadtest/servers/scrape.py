@@ -42,13 +42,18 @@ def parse_metrics(text: str) -> Sums:
                 key = counters[sample.name]
                 sums[key] = sums.get(key, 0.0) + sample.value
                 counts.setdefault(key, 0.0)
-            elif family.name in names:
+            elif family.name in names and _of_chat(sample.labels):
                 key = names[family.name]
                 if sample.name.endswith("_sum"):
                     sums[key] = sums.get(key, 0.0) + sample.value
                 elif sample.name.endswith("_count"):
                     counts[key] = counts.get(key, 0.0) + sample.value
     return {key: (value, counts.get(key, 0.0)) for key, value in sums.items()}
+
+
+def _of_chat(labels: Mapping[str, str]) -> bool:
+    """Whether a sample is of the route that is asked here, where the server tells routes apart."""
+    return labels.get("route", "/chat/completions").endswith("/chat/completions")
 
 
 def scrape(url: str, key: str | None = None) -> Sums:

@@ -87,6 +87,13 @@ def test_metrics_are_read_and_subtracted() -> None:
             f'vllm:prefix_cache_hits_total{{model_name="m"}} {hits}\n'
         )
 
+    routes = "".join(
+        f'vora_gateway_overhead_seconds_{end}{{route="{route}"}} {value}\n'
+        for route, value in (("/v1/chat/completions", 2), ("/v1/models", 40))
+        for end in ("sum", "count")
+    )
+    one = parse_metrics("# TYPE vora_gateway_overhead_seconds histogram\n" + routes)
+    assert one == {"gateway_overhead": (2.0, 2.0)}
     before, after = parse_metrics(text(10, 4, 7)), parse_metrics(text(13, 6, 9))
     assert means_between(before, after) == {"engine_ttft": 1.5, "prefix_cache_hits": 2.0}
     assert means_between(after, after) == {"prefix_cache_hits": 0.0}
