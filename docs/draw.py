@@ -74,11 +74,11 @@ def architecture(folder: Path) -> None:
     arrow(axes, (16, 25.5), (20, 25.5))
     arrow(axes, (27, 9), (27, 12))
     box(axes, 46, 4, 14, 5, "picture", IMAGE_A)
-    box(axes, 46, 12, 14, 6, "patch embedder\n(a few million\nparameters)", "#d5dffb")
+    box(axes, 46, 12, 14, 8, "patch embedder\n(a few million\nparameters)", "#d5dffb")
     box(axes, 64, 4, 14, 5, "question", TEXT)
     box(axes, 64, 12, 18, 16, "LLM that has\nlearnt to see\n(LoRA, merged)", "#d5dffb")
     arrow(axes, (53, 9), (53, 12))
-    arrow(axes, (60, 15), (64, 15))
+    arrow(axes, (60, 16), (64, 16))
     arrow(axes, (71, 9), (71, 12))
     save(figure, folder, "architecture")
 

@@ -168,13 +168,19 @@ def docstrings(model: type) -> dict[str, str]:
     return found
 
 
+_TYPES = {"PositiveInt": "int", "Seconds": "float", "Cidr": "CIDR", "None": "none"}
+
+
 def annotation(model: type, name: str) -> str:
     """A field's type as the source has it, in short."""
     tree = ast.parse(dedent(inspect.getsource(model)))
     for node in tree.body[0].body:  # type: ignore[attr-defined]
         if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == name:
             text = ast.unparse(node.annotation)
-            return re.sub(r"Annotated\[([^,\]]+),.*\]( \| None)?$", r"\1\2", text)
+            text = re.sub(r"Annotated\[([^,\]]+),.*\]( \| None)?$", r"\1\2", text)
+            for name, plain in _TYPES.items():
+                text = text.replace(name, plain)
+            return text.replace(" | ", " or ")
     return ""
 
 
