@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from model_plugin.engine import explain, mark_cpu_build
+from vora_serve.engine.stopping import finishing
 from vora_serve.engine.tool_calls import bound_blanks
 
 mark_cpu_build()
@@ -34,11 +35,13 @@ def run(arguments: list[str]) -> None:
         SystemExit: wrong flags.
     """
     import uvloop
+    from vllm.entrypoints.launchers import launcher
     from vllm.entrypoints.launchers.api_server.entry import run_server
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    launcher.NoSignalServer = finishing(launcher.NoSignalServer)
     bound_blanks()
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="vora-serve engine"))
