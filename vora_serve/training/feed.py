@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, Subset, get_worker_info
@@ -21,7 +21,9 @@ from vora_serve.training.data import (
     collate,
 )
 from vora_serve.training.data_recipe import Data
+from vora_serve.training.judge import right_answers
 from vora_serve.training.recipe import Optimisation
+from vora_serve.training.step import TrainingModel
 from vora_serve.training.stream import Lane, State
 
 log = logging.getLogger(__name__)
@@ -300,12 +302,25 @@ class HeldOutSet:
         ]
 
     @torch.no_grad()
-    def loss(self, module: Any, device: torch.device) -> dict[str, float]:
-        """Mean loss of a target, and the share of targets that are the likeliest token."""
+    def judge(self, module: TrainingModel, device: torch.device) -> dict[str, float]:
+        """Mean loss of a target, and the share of answers that greedy decoding gets right.
+
+        Args:
+            module: the model; not wrapped, since every process judges the same samples.
+            device: where it lies.
+        """
         module.eval()
         sums = torch.zeros(2, dtype=torch.float64)
+        right: list[bool] = []
         for examples, pad_id in self.groups:
-            losses = module(collate(examples, pad_id).to(device))
+            batch = collate(examples, pad_id).to(device)
+            losses = module(batch)
             sums += torch.tensor([float(losses["lm"]), float(losses["targets"])])
+            # Sharded weights are whole only inside the module's own forward pass.
+            if not module.options.touch_all:
+                right += right_answers(module.model, batch, module.rule)
         module.train()
-        return {"held_out_lm": round(float(sums[0] / sums[1]), 6)}
+        judged = {"held_out_lm": round(float(sums[0] / sums[1]), 6)}
+        if right:
+            judged["held_out_accuracy"] = round(sum(right) / len(right), 6)
+        return judged

@@ -102,7 +102,7 @@ def train(
         metrics.add(step, losses, batches, feed.skipped)
         done = step + 1
         if held_out is not None and (done % held_out.every == 0 or done == settings.steps):
-            judged = held_out.loss(wrapped, accelerator.device)
+            judged = held_out.judge(module, accelerator.device)
             metrics.write({"stage": f"{name}, held out", "step": done} | judged)
         if settings.save_every and done % settings.save_every == 0 and done < settings.steps:
             state.save(done, feed.state())

@@ -127,6 +127,8 @@ class FinetuneRecipe(Strict):
 def read_recipe(kind: type[R], file: Path, overrides: list[str]) -> R:
     """A recipe from a YAML file.
 
+    A file may begin with ``base: OTHER.yaml``, a file beside it whose sections it changes.
+
     Args:
         kind: the recipe's class.
         file: the file.
@@ -135,15 +137,33 @@ def read_recipe(kind: type[R], file: Path, overrides: list[str]) -> R:
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong; the sentence names it.
     """
+    return parse_recipe(kind, parse_overrides(_read(file), overrides))
+
+
+def _read(file: Path, depth: int = 0) -> Any:
+    """A file's contents, laid over those of its base."""
     try:
         data: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-        data = {} if data is None else data
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The recipe {file} cannot be read: {error}.") from error
     except yaml.YAMLError as error:
         said = " ".join(str(error).split())
         raise ConfigError(f"The recipe {file} is not valid YAML: {said}") from error
-    return parse_recipe(kind, parse_overrides(data, overrides))
+    if data is None:
+        return {}
+    if isinstance(data, dict) and "base" in data:
+        if depth > 8:
+            raise ConfigError(f"The recipe {file} has a base that goes round in circles.")
+        data = dict(data)
+        return _overlay(_read(file.parent / str(data.pop("base")), depth + 1), data)
+    return data
+
+
+def _overlay(below: Any, above: Any) -> Any:
+    """Sections joined key by key; anything else is replaced."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: _overlay(below.get(key), value) for key, value in above.items()}
 
 
 def parse_overrides(data: Any, overrides: list[str]) -> Any:

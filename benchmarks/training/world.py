@@ -1,0 +1,201 @@
+"""The small world that the small recipes and the ablation run on: base LLM, teacher, data files.
+
+    python -m benchmarks.training.world [--out runs/world] [--pictures N]
+
+An LLM that knows the world's language from text alone, a vision teacher trained on labelled
+pictures, and conversations about pictures in three of the formats that training reads. What is
+there already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import transformers
+from PIL import Image
+
+from model_plugin import VoRAConfig, VoRAForCausalLM, VoRAImageProcessor, VoRAProcessor
+from model_plugin.images import ImageSettings
+from vora_serve.demo.language import llm_config, train_tokenizer
+from vora_serve.demo.questions import scene_caption, scene_questions
+from vora_serve.demo.recipe import TeacherRecipe
+from vora_serve.demo.scenes import Split, random_scene, render
+from vora_serve.demo.teacher import train_teacher
+from vora_serve.training import FinetuneRecipe, Optimisation, finetune
+from vora_serve.training.data_recipe import Data, Source
+
+SEED = 5
+IMAGE_SIZE, PATCH = 48, 8
+WIDTH, BLOCKS, TEACHER_BLOCKS, HEADS = 96, 4, 3, 4
+QUESTIONS = 2
+#: Shapes in a picture: one or two, so that little training already tells configurations apart.
+COUNTS = (1, 1, 2)
+
+
+def settings() -> ImageSettings:
+    """Fixed squares of 6 x 6 patches."""
+    return ImageSettings(
+        resolution="fixed", patch_size=PATCH, image_size=IMAGE_SIZE, resize_edge=IMAGE_SIZE
+    )
+
+
+def conversation(split: Split, index: int) -> tuple[Image.Image, list[dict[str, str]]]:
+    """A picture and questions about it, with answers, in the released form."""
+    rng = np.random.default_rng([SEED, index, 101])
+    scene = random_scene(SEED, split, index, count=int(rng.choice(COUNTS)))
+    turns: list[dict[str, str]] = []
+    for question in scene_questions(scene, rng)[:QUESTIONS]:
+        turns.append({"from": "human", "value": question.text})
+        turns.append({"from": "gpt", "value": question.answer})
+    return render(scene), turns
+
+
+def described(index: int) -> list[dict[str, str]]:
+    """The same told in words instead of shown."""
+    rng = np.random.default_rng([SEED, index, 103])
+    scene = random_scene(SEED + 1, "train", index, count=int(rng.choice(COUNTS)))
+    turns: list[dict[str, str]] = []
+    for question in scene_questions(scene, rng)[:4]:
+        told = f"{scene_caption(scene)} " if not turns else ""
+        turns.append({"from": "human", "value": told + question.text})
+        turns.append({"from": "gpt", "value": question.answer})
+    return turns
+
+
+def rows(split: Split, first: int, count: int) -> Iterator[dict[str, Any]]:
+    """Rows of the released parquet schema."""
+    for index in range(first, first + count):
+        picture, turns = conversation(split, index)
+        yield {"id": f"{split}-{index}", "frames": [png(picture)], "conversations": turns}
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as a file's bytes."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_data(out: Path, pictures: int) -> None:
+    """Four parquet files, held-out samples, text, and a tar for fine-tuning."""
+    share = pictures // 4
+    for number in range(4):
+        file = out / f"pictures-{number}.parquet"
+        if not file.exists():
+            pq.write_table(pa.Table.from_pylist(list(rows("train", number * share, share))), file)
+    if not (out / "held_out.parquet").exists():
+        table = pa.Table.from_pylist(list(rows("test", 0, 600)))
+        pq.write_table(table, out / "held_out.parquet")
+    if not (out / "text.jsonl").exists():
+        lines = [json.dumps({"id": i, "conversations": described(i)}) for i in range(6000)]
+        (out / "text.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if not (out / "conversations.tar").exists():
+        with tarfile.open(out / ".conversations.tar", "w") as tar:
+            for index in range(pictures, pictures + pictures // 4):
+                picture, turns = conversation("train", index)
+                said = json.dumps({"conversations": turns}).encode()
+                for suffix, content in (("png", png(picture)), ("json", said)):
+                    member = tarfile.TarInfo(f"{index:06d}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        (out / ".conversations.tar").rename(out / "conversations.tar")
+
+
+def make_text_model(out: Path, steps: int) -> None:
+    """A VoRA checkpoint that knows text alone; its embedder is untrained."""
+    tokenizer = train_tokenizer(SEED, 512)
+    processor = VoRAProcessor(VoRAImageProcessor(settings()), tokenizer)
+    sizes = {"hidden_size": WIDTH, "layers": BLOCKS, "heads": HEADS, "kv_heads": HEADS}
+    config = VoRAConfig.from_llm_config(
+        llm_config(512, **sizes, mlp=3 * WIDTH),
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH,
+        vision_embedding_intermediate_size=WIDTH,
+        position_mode="interpolate",
+        image_token_id=processor.image_token_id,
+    )
+    torch.manual_seed(SEED)
+    recipe = FinetuneRecipe(
+        optimisation=Optimisation(
+            steps=steps,
+            batch_size=24,
+            lr=1e-3,
+            optimizer="muon",
+            schedule="cosine",
+            warmup_steps=20,
+            seed=SEED,
+        ),
+        max_length=320,
+    )
+    text = Data(sources=(Source(files=(str(out / "text.jsonl"),)),), shuffle_buffer=1000)
+    model = VoRAForCausalLM(config)
+    finetune(model, processor, text, recipe, out / "log", out / "text")
+
+
+def make_teacher(out: Path, steps: int) -> None:
+    """A small AIMv2 that knows shapes, colours and places."""
+    recipe = TeacherRecipe(
+        hidden_size=WIDTH,
+        layers=TEACHER_BLOCKS,
+        heads=HEADS,
+        mlp=2 * WIDTH,
+        pictures=6000,
+        optimisation=Optimisation(
+            steps=steps,
+            batch_size=32,
+            lr=1e-3,
+            optimizer="muon",
+            schedule="cosine",
+            warmup_steps=30,
+            log_every=50,
+            seed=SEED,
+        ),
+    )
+    vision, accuracies = train_teacher(recipe, settings(), out / "log")
+    (out / "teacher.json").write_text(json.dumps(accuracies, indent=2) + "\n", encoding="utf-8")
+    vision.save_pretrained(out / ".teacher")
+    (out / ".teacher").rename(out / "teacher")
+
+
+def make_world(out: Path, pictures: int = 8000, text_steps: int = 250, steps: int = 900) -> None:
+    """Make what is not there yet."""
+    out.mkdir(parents=True, exist_ok=True)
+    times = {}
+    for name, done, make in (
+        ("data", out / "conversations.tar", lambda: write_data(out, pictures)),
+        ("text", out / "text", lambda: make_text_model(out, text_steps)),
+        ("teacher", out / "teacher", lambda: make_teacher(out, steps)),
+    ):
+        if not done.exists():
+            start = time.process_time()
+            make()
+            times[name] = round(time.process_time() - start, 1)
+    if times:
+        (out / "cpu_seconds.json").write_text(json.dumps(times, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/world"))
+    parser.add_argument("--pictures", type=int, default=8000)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    transformers.logging.set_verbosity_error()
+    make_world(arguments.out, arguments.pictures)
+
+
+if __name__ == "__main__":
+    main()
