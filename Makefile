@@ -10,7 +10,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test lint format types test-slow test-deploy test-playground test-engine test-gpu loadtest clean distclean
+.PHONY: help demo setup test lint format types test-slow test-deploy test-playground test-examples test-engine test-gpu loadtest clean distclean
 
 PYTHON ?=
 DEVICE ?= auto
@@ -59,6 +59,9 @@ test-deploy: setup ## the whole topology of deploy/compose.yaml as processes (ne
 
 test-playground: setup ## the playground in a headless Chromium, real engine behind it (needs chromium, node, npm)
 	$(OFFLINE) VORA_BROWSER=required $(BIN)/python -m pytest -m "not gpu" tests/playground $(PYTEST_ARGS)
+
+test-examples: setup ## examples and the code blocks of README and docs, against a real engine (needs node, npm)
+	$(OFFLINE) $(BIN)/python -m pytest -m "not gpu" tests/examples tests/docs $(PYTEST_ARGS)
 
 test-engine: setup ## only the tests that start a real engine
 	$(OFFLINE) $(BIN)/python -m pytest -m "engine and not slow and not gpu" $(PYTEST_ARGS)
