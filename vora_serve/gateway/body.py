@@ -1,69 +1,20 @@
-"""Reading request bodies: bounded in bytes, time and in what all of them hold together."""
+"""Reading request bodies, bounded in bytes and time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from vora_serve.errors import (
     InvalidRequestError,
-    RateLimitError,
     RequestTimeoutError,
     RequestTooLargeError,
     UnsupportedMediaTypeError,
 )
+from vora_serve.gateway.memory import Share
 from vora_serve.gateway.middleware import find_header
-
-
-class _Share:
-    """What one request holds of the budget."""
-
-    def __init__(self, budget: BodyBudget) -> None:
-        self._budget = budget
-        self.held = 0
-
-    def grow(self, size: int) -> None:
-        self._budget.take(size)
-        self.held += size
-
-
-class BodyBudget:
-    """Bytes of request bodies held at one time by this process.
-
-    Args:
-        total: The bound.
-    """
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self.used = 0
-
-    def take(self, size: int) -> None:
-        """Count bytes in.
-
-        Raises:
-            RateLimitError: no room.
-        """
-        if self.used + size > self._total:
-            raise RateLimitError(
-                "The server holds too many large requests at the moment.",
-                code="memory_full",
-                retry_after=2,
-            )
-        self.used += size
-
-    @contextmanager
-    def share(self) -> Iterator[_Share]:
-        """A request's share, given back at the end."""
-        share = _Share(self)
-        try:
-            yield share
-        finally:
-            self.used -= share.held
 
 
 def check_media_type(scope: Scope) -> None:
@@ -80,7 +31,7 @@ def check_media_type(scope: Scope) -> None:
 
 
 async def read_body(
-    scope: Scope, receive: Receive, share: _Share, limit: int, timeout: float
+    scope: Scope, receive: Receive, share: Share, limit: int, timeout: float
 ) -> bytes:
     """The request's whole body.
 

@@ -75,6 +75,8 @@ class _Generation:
         self.context: RequestContext = scope[SCOPE_KEY]
         self.stream: StreamState | None = None
         self.relay: StreamRelay | None = None
+        self.body = b""
+        """What the engine is sent; kept until it begins to answer."""
         self.interrupted: Literal["disconnect", "deadline", "stalled"] | None = None
 
     # ------------------------------------------------------------------ life cycle
@@ -95,6 +97,7 @@ class _Generation:
         task = asyncio.current_task()
         assert task is not None
         with self.state.bodies.share() as share:
+            self.share = share
             check_media_type(self.scope)
             began = time.perf_counter()
             try:
@@ -232,7 +235,8 @@ class _Generation:
             options["include_usage"] = True
         if self.kind == "response":
             parsed.payload["store"] = False
-        body = parsed.encode()
+        self.body = parsed.encode()
+        self.share.grow(len(self.body))
         context = self.context
         context.phase = "prefill"
         # Never the caller's: two requests of one id would be mixed up inside the engine.
@@ -252,12 +256,12 @@ class _Generation:
         affinity = hashlib.blake2b(parsed.prefix.encode("utf-8", "replace"), digest_size=16)
         if digest is not None:
             affinity = hashlib.blake2b(digest, digest_size=16)
-        return await self._at_an_engine(parsed, headers, body, tokens, affinity.digest())
+        return await self._at_an_engine(parsed, headers, tokens, affinity.digest())
 
     async def _load_images(self, parsed: ParsedRequest) -> bytes:
         context, metrics = self.context, self.state.metrics
         context.phase = "images"
-        loaded = await self.state.images.load(parsed.images)
+        loaded = await self.state.images.load(parsed.images, self.share)
         parsed.place_images(loaded.urls)
         context.waited_s += loaded.fetch_s
         context.fields["images"] = len(loaded.urls)
@@ -273,7 +277,6 @@ class _Generation:
         self,
         parsed: ParsedRequest,
         headers: Headers,
-        body: bytes,
         tokens: int,
         affinity: bytes,
     ) -> Usage | None:
@@ -290,7 +293,7 @@ class _Generation:
                             b"POST",
                             PATHS[self.kind],
                             headers,
-                            body,
+                            self.body,
                             self.settings.routing.first_byte_timeout_s,
                         )
                 except HTTPClientError as error:
@@ -302,6 +305,10 @@ class _Generation:
                     if isinstance(error, ConnectError) and again:
                         continue  # nothing was sent: safe
                     raise from_transport_error(error) from None
+                # The answer may take minutes: pictures are not held for as long.
+                self.body = b""
+                parsed.forget()
+                self.share.release()
                 try:
                     return await self._pass_on(parsed, upstream, exchange)
                 finally:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from fastapi import FastAPI
 
+from vora_serve.gateway.memory import give_back_freed_memory
 from vora_serve.gateway.settings import Settings
 from vora_serve.gateway.state import GatewayState
 
@@ -59,6 +60,7 @@ async def serve(
         stop: Set by a signal handler; set twice (cleared and set) it changes nothing.
         on_started: Called once requests are taken.
     """
+    give_back_freed_memory()
     state: GatewayState = app.state.gateway
     server = Server(_uvicorn_config(app, settings))
     running = asyncio.create_task(server.serve(sockets=[listener]))

@@ -66,8 +66,8 @@ class ServerSettings(Section):
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     backlog: PositiveInt = 2048
     max_body_bytes: PositiveInt = 32 * 2**20
-    max_body_memory_bytes: PositiveInt = 192 * 2**20
-    """Request bodies held at one time by a worker, all requests together."""
+    max_body_memory_bytes: PositiveInt = 128 * 2**20
+    """Bytes of request bodies and images held at one time by a worker, all requests together."""
     body_timeout_s: Seconds = 30.0
     keep_alive_s: Seconds = 75.0
     drain_delay_s: Annotated[float, Field(ge=0)] = 0.0
@@ -168,7 +168,7 @@ class ImageSettings(Section):
     deny_hosts: list[str] = []
     max_count: PositiveInt = 16
     max_bytes: PositiveInt = 20 * 2**20
-    max_total_bytes: PositiveInt = 64 * 2**20
+    max_total_bytes: PositiveInt = 32 * 2**20
     max_pixels: PositiveInt = 32_000_000
     max_total_pixels: PositiveInt = 128_000_000
     min_side_pixels: PositiveInt = 2

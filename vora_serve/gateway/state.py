@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from vora_serve.gateway.admission import FairQueue, KeyRing, RateLimits
-from vora_serve.gateway.body import BodyBudget
 from vora_serve.gateway.images import ImageLoader, Resolver
+from vora_serve.gateway.memory import MemoryBudget
 from vora_serve.gateway.metrics import Metrics
 from vora_serve.gateway.settings import Settings, UpstreamSettings
 from vora_serve.gateway.tracing import Tracer
@@ -37,7 +37,7 @@ class GatewayState:
             admission.max_in_flight, admission.max_queued, admission.queue_timeout_s
         )
         self.limits = RateLimits(admission)
-        self.bodies = BodyBudget(settings.server.max_body_memory_bytes)
+        self.bodies = MemoryBudget(settings.server.max_body_memory_bytes)
         self._resolver = resolver
         self.balancer = Balancer(self._upstreams(settings.upstreams), settings.routing)
         self.monitor = HealthMonitor(self.balancer, settings.routing, self._upstream_changed)

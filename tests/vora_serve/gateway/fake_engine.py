@@ -36,6 +36,8 @@ class FakeEngine:
     """Abort the connection after so many events."""
     healthy: bool = True
     metrics_status: int = 200
+    looks: bool = True
+    """Decode the images of requests, as an engine would."""
     seen: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     running: int = 0
@@ -75,6 +77,8 @@ class FakeEngine:
                     parts.append(holder["url"] if isinstance(holder, dict) else holder)
         for url in parts:
             assert url.startswith("data:image/"), "the gateway forwards data URLs only"
+            if not self.looks:
+                continue
             image = Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1])))
             image.load()
             self.image_sizes.append(image.size)

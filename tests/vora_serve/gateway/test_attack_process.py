@@ -5,6 +5,7 @@ The single attacks and what each is answered stand in test_attacks.py.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -15,9 +16,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import yaml
+from PIL import Image
 
 from tests.vora_serve.gateway.conftest import picture
 from tests.vora_serve.gateway.fake_engine import FakeEngine, running
@@ -66,14 +69,17 @@ def attacks(world: FakeWeb, victim: FakeWeb) -> dict[str, str]:
 
 @contextmanager
 def gateway(
-    tmp_path: Path, engine: FakeEngine, *networks: str
+    tmp_path: Path, engine: FakeEngine, network: str, **images: Any
 ) -> Iterator[tuple[httpx.Client, int]]:
     """The command with its default limits, and its process id."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     config = tmp_path / "config.yaml"
-    images = {"allow_networks": [f"{address}/32" for address in networks], "timeout_s": 2}
-    config.write_text(yaml.safe_dump({"images": images, "logging": {"access": False}}))
+    settings = {
+        "images": {"allow_networks": [f"{network}/32"], **images},
+        "logging": {"access": False},
+    }
+    config.write_text(yaml.safe_dump(settings))
     command = [
         sys.executable, "-c", "from vora_serve.cli import main; main()", "serve",
         "--upstream", engine.url, "--port", str(port), "--config", str(config),
@@ -98,8 +104,8 @@ def gateway(
         process.wait(30)
 
 
-def show(client: httpx.Client, url: str) -> httpx.Response:
-    content = [{"type": "image_url", "image_url": {"url": url}}]
+def show(client: httpx.Client, *urls: str) -> httpx.Response:
+    content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     body = {"model": "vora-test", "messages": [{"role": "user", "content": content}]}
     return client.post("/v1/chat/completions", json=body)
 
@@ -118,7 +124,7 @@ def test_memory_and_answers_under_all_attacks(tmp_path: Path) -> None:
         running(FakeEngine()) as engine,
         serving(FakeWeb(WORLD)) as world,
         serving(FakeWeb(VICTIM)) as victim,
-        gateway(tmp_path, engine, WORLD) as (client, pid),
+        gateway(tmp_path, engine, WORLD, timeout_s=2) as (client, pid),
     ):
         victim.pages["/secret.png"] = world.pages["/good.png"] = response(picture())
         found = attacks(world, victim)
@@ -141,6 +147,42 @@ def test_memory_and_answers_under_all_attacks(tmp_path: Path) -> None:
         if "VORA_TEST_REPORT" in os.environ:
             Path(os.environ["VORA_TEST_REPORT"]).write_text(json.dumps(report, indent=2) + "\n")
         assert peak < MEMORY_MIB
+
+
+def noise(side: int) -> bytes:
+    """A picture that compression does nothing for."""
+    buffer = io.BytesIO()
+    Image.effect_noise((side, side), 90).convert("RGB").save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def test_memory_under_many_large_pictures(tmp_path: Path) -> None:
+    """Nothing is wrong with any of them: there are just too many at once."""
+    file = noise(1600)
+    assert 1_500_000 < len(file) < 3_000_000
+    patient = {"timeout_s": 100, "total_timeout_s": 100}
+    wide = picture(6000, 5000, mode="RGBA", colour=(1, 2, 3, 4))
+    with (
+        running(FakeEngine(looks=False, first_delay_s=1)) as engine,
+        serving(FakeWeb(WORLD)) as world,
+        gateway(tmp_path, engine, WORLD, **patient) as (client, pid),
+    ):
+        for index in range(10):
+            world.pages[f"/{index}"] = response(file)
+        fetched = [world.url(f"/{index}") for index in range(10)]
+        sent = [data_url(file + bytes([index])) for index in range(8)]
+        requests = [fetched] * 6 + [sent] * 6 + [[data_url(wide)]] * 3
+        with ThreadPoolExecutor(len(requests)) as pool:
+            answers = list(pool.map(lambda urls: show(client, *urls), requests))
+        statuses = Counter(answer.status_code for answer in answers)
+        assert set(statuses) <= {200, 429}, [answer.text[:200] for answer in answers]
+        assert statuses[200]
+        for answer in answers:
+            if answer.status_code == 429:
+                assert answer.json()["error"]["code"] == "memory_full"
+                assert int(answer.headers["retry-after"]) > 0
+        assert show(client, fetched[0]).status_code == 200
+        assert peak_mib(pid) < MEMORY_MIB
 
 
 def test_the_victim_can_be_reached_where_it_is_allowed(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ NOT_HERE = {
     "completion": set[str](),
     "response": {
         "access_programs", "background_options", "conversation", "image", "max_tool_calls",
-        "previous_response_id", "prompt", "stream_options",
+        "previous_response_id", "prompt",
     },
 }  # fmt: skip
 

@@ -196,9 +196,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = _scaled(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
         canvas = Image.new("RGB", image.size, _WHITE)
-        canvas.paste(image, mask=image.getchannel("A"))
+        canvas.paste(image, mask=image)  # by its own alpha, without a copy of it
         return canvas
     return image.convert("RGB")
 

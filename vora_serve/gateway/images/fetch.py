@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vora_serve.errors import ImageRequestError
@@ -72,17 +73,24 @@ class ImageFetcher:
         self,
         url: ImageURL,
         limit: int,
+        count: Callable[[int], None],
         etag: str | None = None,
         last_modified: str | None = None,
     ) -> Fetched:
         """The bytes behind a URL, at most ``limit`` of them.
+
+        Args:
+            url: Where it is.
+            limit: Its most bytes.
+            count: Told of the bytes of each piece as it comes; what it raises ends the fetch.
+            etag, last_modified: Validators of a copy that the caller has.
 
         Raises:
             ImageRequestError: refused, unreachable, too large or too slow.
         """
         try:
             async with asyncio.timeout(self._settings.timeout_s), self._slots:
-                return await self._follow(url, limit, etag, last_modified)
+                return await self._follow(url, limit, count, etag, last_modified)
         except TimeoutError:
             raise ImageRequestError(
                 f"An image could not be fetched within {self._settings.timeout_s:g} s.",
@@ -90,7 +98,12 @@ class ImageFetcher:
             ) from None
 
     async def _follow(
-        self, url: ImageURL, limit: int, etag: str | None, last_modified: str | None
+        self,
+        url: ImageURL,
+        limit: int,
+        count: Callable[[int], None],
+        etag: str | None,
+        last_modified: str | None,
     ) -> Fetched:
         first = url
         for _ in range(self._settings.max_redirects + 1):
@@ -98,7 +111,7 @@ class ImageFetcher:
             try:
                 response = await self._ask(connection, url, etag, last_modified)
                 if response.status not in _REDIRECTS:
-                    return await self._read(response, limit, etag or last_modified)
+                    return await self._read(response, limit, count, etag or last_modified)
                 location = response.header(b"location")
             finally:
                 connection.close()
@@ -172,7 +185,13 @@ class ImageFetcher:
                 "The image's host gave no valid answer.", code="image_unreachable"
             ) from None
 
-    async def _read(self, response: Response, limit: int, conditional: str | None) -> Fetched:
+    async def _read(
+        self,
+        response: Response,
+        limit: int,
+        count: Callable[[int], None],
+        conditional: str | None,
+    ) -> Fetched:
         etag, modified = response.header(b"etag"), response.header(b"last-modified")
         validators = (
             etag.decode("latin-1") if etag and len(etag) < 512 else None,
@@ -200,6 +219,7 @@ class ImageFetcher:
                 size += len(piece)
                 if size > limit:
                     raise too_large
+                count(len(piece))
                 pieces.append(piece)
         except HTTPClientError:
             raise ImageRequestError(

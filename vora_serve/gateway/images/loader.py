@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from vora_serve.errors import ImageRequestError
+from vora_serve.errors import APIError, ImageRequestError
 from vora_serve.gateway.images.cache import ImageCache
 from vora_serve.gateway.images.data_url import decode_data_url, encode_data_url
 from vora_serve.gateway.images.decode import DecodeLimits, NormalisedImage, inspect, normalise
 from vora_serve.gateway.images.fetch import ImageFetcher
 from vora_serve.gateway.images.resolver import Resolver, SystemResolver
 from vora_serve.gateway.images.urls import ImageURL
+from vora_serve.gateway.memory import Share
 from vora_serve.gateway.settings import ImageSettings
 
 T = TypeVar("T")
@@ -119,11 +120,17 @@ class ImageLoader:
                 error.param = error.param or ref.param
                 raise
 
-    async def load(self, refs: Sequence[ImageRef]) -> LoadedImages:
+    async def load(self, refs: Sequence[ImageRef], share: Share) -> LoadedImages:
         """Fetch, check and normalise; identical images once.
+
+        Args:
+            refs: The images.
+            share: What the request holds of the process's memory: files are counted in as they
+                arrive, and data URLs for as long as the share lasts.
 
         Raises:
             ImageRequestError
+            RateLimitError: all requests together hold too much.
         """
         self.check(refs)
         result = LoadedImages()
@@ -137,10 +144,10 @@ class ImageLoader:
                 asyncio.TaskGroup() as group,
             ):
                 tasks = {
-                    key: group.create_task(self._one(ref, key[1], gate, result))
+                    key: group.create_task(self._one(ref, key[1], gate, result, share))
                     for key, ref in distinct.items()
                 }
-        except* ImageRequestError as errors:
+        except* APIError as errors:
             # The first in the request's order would need all to end; the first to fail is enough.
             raise _first(errors) from None
         except* TimeoutError:
@@ -165,12 +172,17 @@ class ImageLoader:
         return self._settings.detail_pixels.get(ref.detail)  # type: ignore[call-overload]
 
     async def _one(
-        self, ref: ImageRef, budget: int | None, gate: asyncio.Semaphore, result: LoadedImages
+        self,
+        ref: ImageRef,
+        budget: int | None,
+        gate: asyncio.Semaphore,
+        result: LoadedImages,
+        share: Share,
     ) -> tuple[str, int]:
         try:
             async with gate:
                 started = time.perf_counter()
-                content, strict = await self._content(ref)
+                content, strict = await self._content(ref, share)
                 fetched = time.perf_counter()
             result.fetch_s = max(result.fetch_s, fetched - started)
             result.bytes += len(content)
@@ -184,9 +196,11 @@ class ImageLoader:
         except ImageRequestError as error:
             error.param = error.param or ref.param
             raise
+        share.shrink(len(content))
         written = f"data:{image.media_type};base64,"
         if strict and image.content is content and ref.url.startswith(written):
-            return ref.url, image.width * image.height
+            return ref.url, image.width * image.height  # counted with the request's body
+        share.grow(len(written) + 4 * -(-len(image.content) // 3))
         url = await self._in_thread(lambda: encode_data_url(image.content, image.media_type))
         return url, image.width * image.height
 
@@ -212,42 +226,45 @@ class ImageLoader:
     async def _in_thread(self, step: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, step)
 
-    async def _content(self, ref: ImageRef) -> tuple[bytes, bool]:
-        """The file, and whether its data URL may be passed on as it is."""
+    async def _content(self, ref: ImageRef, share: Share) -> tuple[bytes, bool]:
+        """The file, counted in; and whether its data URL may be passed on as it is."""
         limit = self._settings.max_bytes
         if ref.url[:5].lower() == "data:":
             if len(ref.url) < 65536:
-                return decode_data_url(ref.url, limit)
-            return await self._in_thread(lambda: decode_data_url(ref.url, limit))
+                content, strict = decode_data_url(ref.url, limit)
+            else:
+                content, strict = await self._in_thread(lambda: decode_data_url(ref.url, limit))
+            share.grow(len(content))
+            return content, strict
         url = self._fetcher.parse(ref.url)
-        return await self._fetch(url, limit), False
+        return await self._fetch(url, limit, share), False
 
-    async def _fetch(self, url: ImageURL, limit: int) -> bytes:
+    async def _fetch(self, url: ImageURL, limit: int, share: Share) -> bytes:
         cache, key = self._cache, str(url)
         entry = cache.get(key) if cache is not None else None
-        if cache is None:
-            fetched = await self._fetcher.fetch(url, limit)
-        elif entry is not None and cache.fresh(entry):
+        if cache is not None and entry is not None and cache.fresh(entry):
+            share.grow(len(entry.content))
             return entry.content
-        else:
-            etag = entry.etag if entry is not None else None
-            modified = entry.last_modified if entry is not None else None
-            fetched = await self._fetcher.fetch(url, limit, etag, modified)
-            if fetched.content is None:
-                assert entry is not None
-                cache.renew(entry)
-                return entry.content
+        etag = entry.etag if entry is not None else None
+        modified = entry.last_modified if entry is not None else None
+        fetched = await self._fetcher.fetch(url, limit, share.grow, etag, modified)
+        if fetched.content is None:
+            assert cache is not None
+            assert entry is not None
+            cache.renew(entry)
+            share.grow(len(entry.content))
+            return entry.content
+        if cache is not None:
             if fetched.cacheable:
                 cache.put(key, fetched.content, fetched.etag, fetched.last_modified)
             else:
                 cache.drop(key)
-        assert fetched.content is not None
         return fetched.content
 
 
-def _first(errors: BaseExceptionGroup[ImageRequestError]) -> ImageRequestError:
+def _first(errors: BaseExceptionGroup[APIError]) -> APIError:
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, ImageRequestError)
+    assert isinstance(error, APIError)
     return error

@@ -34,6 +34,7 @@ _DROPPED = (
     "session_id",
     "store",
     "stream_interval",
+    "stream_options",
     "thinking",
     "verbosity",
     "parsed",

@@ -56,6 +56,12 @@ class ParsedRequest:
         """The JSON body for the engine."""
         return to_json(self.payload)
 
+    def forget(self) -> None:
+        """Let go of prompt and images: the engine has them."""
+        self.payload = {}
+        self.images = []
+        self._slots = []
+
 
 def parse_request(kind: Kind, body: bytes, settings: FieldSettings) -> ParsedRequest:
     """Validate a body.

@@ -1,0 +1,85 @@
+"""A bound on the bytes that all requests of a process hold together: bodies and images."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vora_serve.errors import RateLimitError
+
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+
+
+def give_back_freed_memory() -> None:
+    """Have glibc return large blocks to the system when they are freed.
+
+    By default it learns from the first large block that is freed to keep the next ones, and each
+    thread has a heap of its own: a wave of large pictures would leave its peak behind for good.
+    Elsewhere this does nothing.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 256 * 1024)
+        mallopt(_M_ARENA_MAX, 2)
+
+
+class Share:
+    """What one request holds of the budget."""
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self.held = 0
+
+    def grow(self, size: int) -> None:
+        """Count bytes in, before or as they arrive.
+
+        Raises:
+            RateLimitError: no room.
+        """
+        self._budget.take(size)
+        self.held += size
+
+    def shrink(self, size: int) -> None:
+        """Give bytes back."""
+        self._budget.used -= size
+        self.held -= size
+
+    def release(self) -> None:
+        """Give everything back."""
+        self.shrink(self.held)
+
+
+class MemoryBudget:
+    """Bytes held at one time by this process.
+
+    Args:
+        total: The bound.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self.used = 0
+
+    def take(self, size: int) -> None:
+        """Count bytes in.
+
+        Raises:
+            RateLimitError: no room.
+        """
+        if self.used + size > self._total:
+            raise RateLimitError(
+                "The server holds too many large requests at the moment.",
+                code="memory_full",
+                retry_after=2,
+            )
+        self.used += size
+
+    @contextmanager
+    def share(self) -> Iterator[Share]:
+        """A request's share, given back at the end."""
+        share = Share(self)
+        try:
+            yield share
+        finally:
+            share.release()
