@@ -213,13 +213,13 @@ def doctor(
 
 @config_app.command("check")
 def config_check(config: ConfigOption = None) -> None:
-    """Check the configuration and say whether it is right."""
-    from vora_serve.gateway.admission import read_keys
-    from vora_serve.gateway.settings import load_settings
+    """Check the configuration, the keys, limits and URLs in it, and say whether it is right."""
+    from vora_serve.gateway import create_app, load_settings
+    from vora_serve.gateway.listen import check_exposure
 
     settings = load_settings(config)
-    if settings.auth.keys_file is not None:
-        read_keys(settings.auth.keys_file)
+    check_exposure(settings)
+    create_app(settings)  # refuses what serving would
     _say("The configuration is right.")
 
 

@@ -86,6 +86,11 @@ def test_configuration(tmp_path: Path) -> None:
         ("server: 5", "server"),
         ("- 1", "no mapping"),
         ("{", "no valid YAML"),
+        ("server: {host: 0.0.0.0}", "without API keys"),
+        ("admission: {requests: [often]}", "rate limit is malformed"),
+        ("admission: {rate_limit_storage: 'nowhere://'}", "storage nowhere://"),
+        ("upstreams: ['http://user@x']", "malformed"),
+        ("auth: {keys_file: /nowhere.yaml}", "cannot be read"),
     ):
         path.write_text(content)
         result = run("config", "check", "--config", str(path))

@@ -58,9 +58,9 @@ class RateLimits:
         try:
             storage = storage_from_string(uri, **options)
         except Exception as error:  # noqa: BLE001 - the library raises whatever its driver does
+            reason = f"{uri.partition('://')[0]}:// cannot be used: {str(error).splitlines()[0]}"
             raise ConfigurationError(
-                f"The rate limits' storage {uri.partition('://')[0]}:// cannot be used: "
-                f"{str(error).splitlines()[0].rstrip('.')}."
+                f"The rate limits' storage {reason.replace('async+', '').rstrip('.')}."
             ) from None
         assert isinstance(storage, Storage)
         self._storage = storage
