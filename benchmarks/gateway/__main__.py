@@ -13,9 +13,9 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -81,42 +81,68 @@ async def measure(
     }
 
 
-Starter = Callable[[int], AbstractContextManager[Target]]
-
-
 def run(args: argparse.Namespace) -> str:
-    """All targets and scenarios; the table."""
-    rows: list[str] = []
-    starters: dict[str, Starter] = {"vora-serve": gateway}
-    if args.others is not None:
-        starters["litellm"] = lambda port: litellm(port, args.others)
-        starters["vllm-router"] = lambda port: vllm_router(port, args.others)
-    with mock_engine() as engine:
-        base: dict[str, dict[str, float]] = {}
-        for name in ("direct", *starters):
+    """All targets and scenarios; the tables.
+
+    All targets stand side by side while one after the other is measured, scenario by scenario and
+    repeat by repeat: whatever else the machine does meets all of them.
+    """
+    got: dict[tuple[str, str], list[dict[str, float]]] = {}
+    notes: list[str] = []
+    with ExitStack() as stack:
+        engine = stack.enter_context(mock_engine())
+        targets = {"direct": engine, "vora-serve": stack.enter_context(gateway(engine.port))}
+        for name, start, program in (
+            ("litellm", litellm, args.litellm),
+            ("vllm-router", vllm_router, args.vllm_router),
+        ):
+            if program is None:
+                continue
             try:
-                start = nullcontext(engine) if name == "direct" else starters[name](engine.port)
-                with start as target:
-                    for scenario in args.scenarios:
-                        repeats = []
-                        for _ in range(args.repeats):
-                            repeats.append(
-                                asyncio.run(measure(target, scenario, engine.port, args.scale))
-                            )
-                        middle = {
-                            key: statistics.median(repeat[key] for repeat in repeats)
-                            for key in repeats[0]
-                        }
-                        base.setdefault(scenario, middle)
-                        rows.append(_row(name, scenario, middle, base[scenario]))
-                        sys.stderr.write(rows[-1] + "\n")
+                targets[name] = stack.enter_context(start(engine.port, program))
+                notes.append(f"{name} is {_version(name, program)}.")
             except RuntimeError as error:
-                rows.append(f"| {name} | could not be started: {error} |||||||||")
-                sys.stderr.write(rows[-1] + "\n")
+                notes.append(f"{name} could not be started: {error}.")
+        for _ in range(args.repeats):
+            for scenario in args.scenarios:
+                for name, target in targets.items():
+                    outcome = asyncio.run(measure(target, scenario, engine.port, args.scale))
+                    got.setdefault((name, scenario), []).append(outcome)
+                    sys.stderr.write(
+                        _row(name, scenario, outcome, dict.fromkeys(outcome, 0.0)) + "\n"
+                    )
+    rows = []
+    for scenario in args.scenarios:
+        middle = {
+            name: {
+                key: statistics.median(repeat[key] for repeat in got[name, scenario])
+                for key in got[name, scenario][0]
+            }
+            for name in targets
+        }
+        rows += [_row(name, scenario, values, middle["direct"]) for name, values in middle.items()]
+    if "litellm" in targets:
+        notes += [_ratio(scenario, got) for scenario in args.scenarios]
     if args.streams:
-        rows.append(asyncio.run(many_streams(args.streams)))
-        sys.stderr.write(rows[-1] + "\n")
-    return _table(rows, args.repeats)
+        notes.append(asyncio.run(many_streams(args.streams)))
+    return _table(rows, args.repeats) + "".join(f"\n{note}\n" for note in notes)
+
+
+def _version(package: str, program: Path) -> str:
+    """What is installed beside a program."""
+    code = f"from importlib.metadata import version; print(version({package!r}))"
+    command = [str(program.parent / "python"), "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _ratio(scenario: str, got: dict[tuple[str, str], list[dict[str, float]]]) -> str:
+    """Requests per core beside LiteLLM's, repeat by repeat."""
+    pairs = zip(got["vora-serve", scenario], got["litellm", scenario], strict=True)
+    ratios = [ours["rate_per_core"] / theirs["rate_per_core"] for ours, theirs in pairs]
+    return (
+        f"{scenario}: {statistics.median(ratios):.1f} times LiteLLM's requests per core "
+        f"({min(ratios):.1f} to {max(ratios):.1f})."
+    )
 
 
 async def many_streams(count: int) -> str:
@@ -124,7 +150,7 @@ async def many_streams(count: int) -> str:
     with mock_engine(0.05) as engine, gateway(engine.port) as target:
         outcome = await drive(target.port, request_body("streams_1000", 0), count, count)
         return (
-            f"\n{count} concurrent streams through vora-serve: {outcome.errors} errors, "
+            f"{count} concurrent streams through vora-serve: {outcome.errors} errors, "
             f"p50 {outcome.percentile(0.5):.0f} ms, p99 {outcome.percentile(0.99):.0f} ms "
             f"(1000 ms of it are the engine's), peak memory {target.memory_mib():.0f} MiB."
         )
@@ -147,7 +173,7 @@ def _table(rows: list[str], repeats: int) -> str:
         f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC on {os.cpu_count()} cores "
         f"({platform.machine()}), load average {os.getloadavg()[0]:.1f} at the end; driver and "
         f"engine share the cores. Medians of {repeats} repeats. Latencies in ms with one request "
-        "at a time, added to direct.\n\n"
+        "at a time, added to direct; memory is the peak of the whole run so far.\n\n"
         "| target | scenario | p50 | p95 | p99 | requests/s | requests/s per core "
         "| CPU s per 1000 | peak MiB | errors |\n"
         "|---|---|---|---|---|---|---|---|---|---|\n"
@@ -162,8 +188,9 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of requests")
     parser.add_argument("--streams", type=int, default=1000, help="concurrent streams; 0: none")
     parser.add_argument(
-        "--others", type=Path, help="bin directory that holds litellm and vllm-router"
+        "--litellm", type=Path, help="LiteLLM's program, in an environment of its own"
     )
+    parser.add_argument("--vllm-router", type=Path, help="vllm-router's program, likewise")
     parser.add_argument("--output", type=Path, help="file for the table")
     args = parser.parse_args()
     uvloop.install()

@@ -136,7 +136,7 @@ def gateway(engine_port: int) -> Iterator[Target]:
 
 
 @contextmanager
-def litellm(engine_port: int, bin_dir: Path) -> Iterator[Target]:
+def litellm(engine_port: int, program: Path) -> Iterator[Target]:
     """LiteLLM's proxy, one worker."""
     port = free_port()
     config = (
@@ -150,7 +150,7 @@ def litellm(engine_port: int, bin_dir: Path) -> Iterator[Target]:
         path = Path(directory) / "config.yaml"
         path.write_text(config)
         command = [
-            str(bin_dir / "litellm"), "--config", str(path), "--port", str(port),
+            str(program), "--config", str(path), "--port", str(port),
             "--host", "127.0.0.1", "--num_workers", "1", "--telemetry", "False",
         ]  # fmt: skip
         env = {
@@ -164,11 +164,11 @@ def litellm(engine_port: int, bin_dir: Path) -> Iterator[Target]:
 
 
 @contextmanager
-def vllm_router(engine_port: int, bin_dir: Path) -> Iterator[Target]:
+def vllm_router(engine_port: int, program: Path) -> Iterator[Target]:
     """vllm-router, which is written in Rust."""
     port = free_port()
     command = [
-        str(bin_dir / "vllm-router"), "--worker-urls", f"http://127.0.0.1:{engine_port}",
+        str(program), "--worker-urls", f"http://127.0.0.1:{engine_port}",
         "--host", "127.0.0.1", "--port", str(port), "--policy", "round_robin",
         "--max-concurrent-requests", "4096", "--log-level", "error",
     ]  # fmt: skip
