@@ -31,7 +31,8 @@ from vora_serve.demo.scenes import random_scene, render
 from vora_serve.gateway import create_app, load_settings
 from vora_serve.gateway.admission import hash_key
 
-pytestmark = [pytest.mark.slow, pytest.mark.engine]
+# Generous: a browser, an engine and a model to look into share what may be two busy cores.
+pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.timeout(1800)]
 
 SCENARIOS = re.findall(
     r"^export async function (\w+)", (HERE / "scenarios.mjs").read_text(encoding="utf-8"), re.M
@@ -148,13 +149,15 @@ def results(
         given, out = folder / "world.json", folder / "results.json"
         given.write_text(json.dumps(world), encoding="utf-8")
         command = [node, str(HERE / "browser.mjs"), str(given), str(out)]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=540)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=1500)
         assert run.returncode == 0, run.stderr[-3000:]
         yield json.loads(out.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_scenario(results: dict[str, Any], scenario: str) -> None:
+    if scenario not in results and os.environ.get("SCENARIO"):
+        pytest.skip("SCENARIO names others")
     result = results[scenario]
     assert result["ok"], result["error"]
 
