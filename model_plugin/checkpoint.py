@@ -29,6 +29,7 @@ from model_plugin.images import IMAGE_TOKEN
 Part = Literal["llm", "vision", "lora", "aux", "unknown"]
 TensorStream = Iterable[tuple[str, torch.Tensor]]
 
+_SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -93,6 +94,19 @@ class Checkpoint:
             tensor = handle[name] if isinstance(handle, dict) else handle.get_slice(name)
             shapes[name] = tuple(tensor.shape if isinstance(handle, dict) else tensor.get_shape())
         return shapes
+
+    @cached_property
+    def dtypes(self) -> dict[str, str]:
+        """Dtype that each tensor is stored in, in torch's names (``bfloat16``)."""
+        dtypes = {}
+        for name, file in self.files.items():
+            handle = self._handle(file)
+            if isinstance(handle, dict):
+                dtypes[name] = str(handle[name].dtype).removeprefix("torch.")
+            else:
+                stored = handle.get_slice(name).get_dtype()
+                dtypes[name] = _SAFETENSORS_DTYPES.get(stored, stored)
+        return dtypes
 
     @property
     def lora_modules(self) -> list[str]:

@@ -251,7 +251,10 @@ def preprocess(image: Image.Image, settings: ImageSettings) -> Float32Array:
 
 
 def preprocess_patches(
-    image: Image.Image, settings: ImageSettings, threads: int = 1
+    image: Image.Image,
+    settings: ImageSettings,
+    threads: int = 1,
+    size: tuple[int, int] | None = None,
 ) -> tuple[Float32Array, tuple[int, int]]:
     """``patchify`` of ``preprocess``, in fewer passes over memory.
 
@@ -259,6 +262,7 @@ def preprocess_patches(
         image: any mode; converted to RGB.
         settings: the checkpoint's image settings.
         threads: how many may work on it.
+        size: (width, height) of the picture before a scaled decoder made it smaller.
 
     Returns:
         float32 (h * w, 3 * P * P), as ``patchify`` gives it, and the grid (h, w).
@@ -266,24 +270,30 @@ def preprocess_patches(
     Raises:
         ImageError: the image is too small or too elongated.
     """
-    rgb = resized_rgb(image, settings, threads)
-    size = settings.patch_size
-    h, w = rgb.shape[0] // size, rgb.shape[1] // size
+    rgb = resized_rgb(image, settings, threads, size)
+    side = settings.patch_size
+    h, w = rgb.shape[0] // side, rgb.shape[1] // side
     # Cut into patches as bytes, a quarter of what there is to move afterwards.
-    patches = rgb.reshape(h, size, w, size, 3).transpose(0, 2, 4, 1, 3)
-    scale, shift = (np.repeat(row, size * size) for row in _scale_and_shift(settings))
+    patches = rgb.reshape(h, side, w, side, 3).transpose(0, 2, 4, 1, 3)
+    scale, shift = (np.repeat(row, side * side) for row in _scale_and_shift(settings))
     pixels: Float32Array = np.ascontiguousarray(patches).reshape(h * w, -1) * scale
     pixels += shift
     return pixels, (h, w)
 
 
-def resized_rgb(image: Image.Image, settings: ImageSettings, threads: int = 1) -> UInt8Array:
+def resized_rgb(
+    image: Image.Image,
+    settings: ImageSettings,
+    threads: int = 1,
+    size: tuple[int, int] | None = None,
+) -> UInt8Array:
     """The image at the size at which it reaches the model, not normalised yet.
 
     Args:
         image: any mode; converted to RGB.
         settings: the checkpoint's image settings.
         threads: how many may work on it.
+        size: (width, height) of the picture before a scaled decoder made it smaller.
 
     Returns:
         uint8 (H, W, 3); H and W are multiples of the patch size.
@@ -291,7 +301,7 @@ def resized_rgb(image: Image.Image, settings: ImageSettings, threads: int = 1) -
     Raises:
         ImageError: the image is too small or too elongated.
     """
-    width, height = settings.resized(*image.size)
+    width, height = settings.resized(*(size or image.size))
     if image.mode != "RGB":
         image = image.convert("RGB")
     if settings.resolution == "native":

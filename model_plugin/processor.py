@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from transformers import (
     AutoConfig,
@@ -22,6 +23,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from model_plugin.chat import DEFAULT_CHAT_TEMPLATE, encode_chat, takes_list_content
 from model_plugin.config import VoRAConfig
+from model_plugin.decoding import decode
 from model_plugin.errors import CheckpointError, ConfigError, PlaceholderError
 from model_plugin.images import (
     IMAGE_TOKEN,
@@ -34,7 +36,7 @@ from model_plugin.resampling import available_threads, spread
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PLACEHOLDER = re.compile(f"{re.escape(IMAGE_TOKEN)}|{re.escape(RELEASED_IMAGE_TOKEN)}")
 
-ImageInput = Image.Image | str
+ImageInput = Image.Image | str | bytes
 Conversation = list[dict[str, Any]]
 
 
@@ -53,31 +55,41 @@ class VoRAImageProcessor(ImageProcessingMixin):
 
     def __call__(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image | bytes],
         return_tensors: str | None = None,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        scaled_jpeg: bool = False,
     ) -> BatchFeature:
         """Preprocess images.
 
         Args:
-            images: Pillow images of any mode and size.
+            images: Pillow images of any mode and size, or the bytes of picture files.
             return_tensors: "pt", "np" or None (numpy arrays).
             min_pixels, max_pixels: other bounds than the checkpoint's (native resolution).
+            scaled_jpeg: decode large JPEG files at a fraction of their size; faster, but not quite
+                the released pixels (``model_plugin.decoding``).
 
         Returns:
             ``pixel_values`` float32 (sum of h * w, 3 * P * P) and ``image_grid_hw`` int64
             (num_images, 2); both empty when there are no images.
 
         Raises:
-            ImageError: an image is too small or too elongated.
+            ImageError: an image is too small or too elongated, or no picture.
             ConfigError: the bounds do not fit, or the resolution is fixed.
         """
         settings = self.settings_for(min_pixels, max_pixels)
         threads = available_threads()
         # Several images: each on a thread of its own. One: all threads on its parts.
         alone = threads if len(images) == 1 else 1
-        done = spread(lambda image: preprocess_patches(image, settings, alone), images, threads)
+
+        def one(image: Image.Image | bytes) -> tuple[npt.NDArray[np.float32], tuple[int, int]]:
+            size = None
+            if isinstance(image, bytes):
+                image, size = decode(image, settings, scaled_jpeg)
+            return preprocess_patches(image, settings, alone, size)
+
+        done = spread(one, images, threads)
         empty = np.empty((0, 3 * settings.patch_size**2), dtype=np.float32)
         patches = [pixels for pixels, _ in done]
         data = {
@@ -161,12 +173,12 @@ class VoRAProcessor(ProcessorMixin):
 
         Args:
             images: one image, those of all prompts in order, or a list of images for each prompt;
-                Pillow images, paths or URLs.
+                Pillow images, paths, URLs or files' bytes.
             text: one prompt or several.
             padding: as in tokenizers.
             padding_side: "left" (what generation needs) or "right"; the tokenizer's when absent.
             return_tensors: "pt", "np" or None.
-            **image_kwargs: ``min_pixels``, ``max_pixels``.
+            **image_kwargs: ``min_pixels``, ``max_pixels``, ``scaled_jpeg``.
 
         Returns:
             ``input_ids`` and ``attention_mask``, int (B, T); with images also ``pixel_values`` and
@@ -367,7 +379,7 @@ def _distribute(images: Any, marked: list[int]) -> list[ImageInput]:
     """All images in order, after checking that each prompt has as many as it marks."""
     if images is None:
         images = []
-    if isinstance(images, Image.Image | str):
+    if isinstance(images, Image.Image | str | bytes):
         images = [images]
     nested = [list(group) for group in images if isinstance(group, list | tuple)]
     if images and len(nested) == len(images):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model_plugin import resampling
+from model_plugin.decoding import decode
 from model_plugin.errors import ConfigError, ImageError
 from model_plugin.images import ImageSettings, patchify, preprocess, preprocess_patches
+from model_plugin.processor import VoRAImageProcessor
 from tests.checkpoints import FIXTURES
 from tests.model_plugin.conftest import noise_image, open_image
 from tests.oracle import Oracle
@@ -252,6 +255,47 @@ def test_an_absent_resolution_means_fixed_and_missing_bounds_are_the_released_on
 def test_settings_that_do_not_fit_are_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read(RELEASED | change)
+
+
+def encoded(image: Image.Image, kind: str) -> bytes:
+    file = BytesIO()
+    image.save(file, kind, quality=90)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_files_of_every_kind(kind: str) -> None:
+    """Bytes give what Pillow's own decoding gives."""
+    data = encoded(noise_image(90, 70), kind)
+    processor = VoRAImageProcessor(read(RELEASED))
+    got = processor([data, data], return_tensors="np")["pixel_values"]
+    with Image.open(BytesIO(data)) as image:
+        want = patchify(preprocess(image, read(RELEASED)), 14)
+    assert (got == np.concatenate([want, want])).all()
+
+
+@pytest.mark.parametrize("resolution", ["fixed", "native"])
+def test_scaled_decoding_stays_near_and_keeps_the_grid(resolution: str) -> None:
+    chosen = read(RELEASED | {"resolution": resolution, "max_pixels": 112 * 112})
+    # As smooth as photographs of that many pixels are.
+    picture = noise_image(163, 122).resize((1301, 977), Image.Resampling.BICUBIC)
+    data = encoded(picture, "JPEG")
+    image, size = decode(data, chosen, scaled_jpeg=True)
+    assert size == (1301, 977)
+    assert image.width * 4 <= 1304
+    processor = VoRAImageProcessor(chosen)
+    whole, scaled = (processor([data], scaled_jpeg=choice) for choice in (False, True))
+    assert (whole["image_grid_hw"] == scaled["image_grid_hw"]).all()
+    difference = np.abs(whole["pixel_values"] - scaled["pixel_values"]).mean()
+    assert 0 < difference < 0.05
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x89PNG\r\n", b"text", encoded(noise_image(90, 70), "JPEG")[:99]]
+)
+def test_what_is_no_picture_is_refused(data: bytes) -> None:
+    with pytest.raises(ImageError, match="empty" if not data else "no picture"):
+        VoRAImageProcessor(read(RELEASED))([data])
 
 
 def test_a_flipped_quirk_is_seen(oracle: Oracle) -> None:
