@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "500":
             return self._json(500, {"error": {"message": "broken on purpose"}})
         if fault == "vanish":
-            self.connection.close()
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
             return None
         length = body["max_completion_tokens"]
         events: list[dict[str, Any]] = [
