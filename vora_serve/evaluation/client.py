@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import mimetypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 from PIL import Image
 
 from vora_serve.errors import VoRAServeError
+
+Picture = Image.Image | Path | None
 
 
 class EvaluationError(VoRAServeError):
@@ -46,7 +50,7 @@ class Endpoint:
 
 def ask_all(
     endpoint: Endpoint,
-    questions: Sequence[tuple[Image.Image, str]],
+    questions: Sequence[tuple[Picture, str]],
     progress: Callable[[], None] = lambda: None,
     max_tokens: int = 16,
 ) -> list[str]:
@@ -54,7 +58,7 @@ def ask_all(
 
     Args:
         endpoint: the server.
-        questions: a picture and what is asked about it.
+        questions: a picture (drawn, a file that is sent as it is, or none) and what is asked.
         progress: called after every reply.
         max_tokens: longest reply.
 
@@ -66,7 +70,7 @@ def ask_all(
 
 async def _ask_all(
     endpoint: Endpoint,
-    questions: Sequence[tuple[Image.Image, str]],
+    questions: Sequence[tuple[Picture, str]],
     progress: Callable[[], None],
     max_tokens: int,
 ) -> list[str]:
@@ -95,21 +99,36 @@ async def _ask_all(
         return replies
 
 
-def chat_request(model: str, picture: Image.Image, text: str, max_tokens: int) -> dict[str, Any]:
-    """A chat completion request with a picture as a PNG ``data:`` URL, decoded greedily."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    content = [
-        {"type": "image_url", "image_url": {"url": url}},
-        {"type": "text", "text": text},
-    ]
+def chat_request(model: str, picture: Picture, text: str, max_tokens: int) -> dict[str, Any]:
+    """A chat completion request with a picture as a ``data:`` URL, decoded greedily.
+
+    Raises:
+        EvaluationError: the picture's file cannot be read.
+    """
+    content: list[dict[str, Any]] = []
+    if picture is not None:
+        content.append({"type": "image_url", "image_url": {"url": _data_url(picture)}})
+    content.append({"type": "text", "text": text})
     return {
         "model": model,
         "messages": [{"role": "user", "content": content}],
         "temperature": 0.0,
         "max_tokens": max_tokens,
     }
+
+
+def _data_url(picture: Image.Image | Path) -> str:
+    if isinstance(picture, Path):
+        kind = mimetypes.guess_type(picture.name)[0] or "image/jpeg"
+        try:
+            data = picture.read_bytes()
+        except OSError as error:
+            raise EvaluationError(f"{picture} cannot be read: {error.strerror}.") from error
+    else:
+        kind, buffer = "image/png", io.BytesIO()
+        picture.save(buffer, "PNG")
+        data = buffer.getvalue()
+    return f"data:{kind};base64," + base64.b64encode(data).decode("ascii")
 
 
 async def _first_model(client: httpx.AsyncClient, root: str) -> str:

@@ -140,9 +140,25 @@ def test_a_server_that_is_not_there(url: str, said: str) -> None:
         ask_all(Endpoint(url), [(Image.new("RGB", (4, 4)), "?")])
 
 
-def test_an_unknown_suite_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="one suite, demo"):
-        evaluate("http://127.0.0.1:9", suite="vqa")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"suite": "mme"}, "suites.0.kind"),
+        ({"suite": "vqa"}, "needs a data file"),
+        ({"suite": "demo", "data": Path("x")}, "takes no data file"),
+        ({"suite": "pope", "data": Path("/nowhere.json")}, "cannot be read"),
+        ({"base_url": None}, "which server"),
+        ({"config": Path("/nowhere.yaml")}, "cannot be read"),
+        ({"overrides": ["x"]}, "key=value"),
+        ({"overrides": ["suites.4.limit=2"]}, "cannot be made"),
+        ({"overrides": ["wrong=2"]}, "no such key"),
+    ],
+)
+def test_a_wrong_evaluation_is_refused_before_anything_is_asked(
+    arguments: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        evaluate(**({"base_url": "http://127.0.0.1:9"} | arguments))
 
 
 def test_the_table() -> None:
