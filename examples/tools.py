@@ -34,8 +34,9 @@ first = client.chat.completions.create(
     tools=[TOOL],
     # Named, so that even a model that never learnt about tools must call it.
     tool_choice={"type": "function", "function": {"name": "price_of"}},
+    parallel_tool_calls=False,
     temperature=0,
-    max_tokens=64,
+    max_tokens=200,
 )
 call = first.choices[0].message.tool_calls[0]
 given = json.loads(call.function.arguments)

@@ -27,7 +27,6 @@ def running_engine(folder: Path, model: Path, *names: str) -> Iterator[str]:
     command = [
         *_COMMAND, "engine", "--model", str(model), "--port", str(port),
         "--served-model-name", *names, "--max-model-len", "1024", "--enforce-eager",
-        "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
     ]  # fmt: skip
     yield from _running(command, f"http://127.0.0.1:{port}", folder / "engine.log")
 
