@@ -87,7 +87,7 @@ def gateway(
     process = subprocess.Popen(command)
     try:
         with httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False
+            base_url=f"http://127.0.0.1:{port}", timeout=600, trust_env=False
         ) as client:
 
             def ready() -> bool:
@@ -160,7 +160,7 @@ def test_memory_under_many_large_pictures(tmp_path: Path) -> None:
     """Nothing is wrong with any of them: there are just too many at once."""
     file = noise(1600)
     assert 1_500_000 < len(file) < 3_000_000
-    patient = {"timeout_s": 100, "total_timeout_s": 100}
+    patient = {"timeout_s": 600, "total_timeout_s": 600}
     wide = picture(6000, 5000, mode="RGBA", colour=(1, 2, 3, 4))
     with (
         running(FakeEngine(looks=False, first_delay_s=1)) as engine,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import threading
@@ -13,12 +14,13 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from PIL import Image
 
-from tests.vora_serve.gateway.conftest import LiveGateway, Start
+from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
 from tests.vora_serve.gateway.fake_engine import FakeEngine, ThreadServer
-from tests.vora_serve.gateway.fake_web import FakeWeb, serving
+from tests.vora_serve.gateway.fake_web import FakeWeb, response, serving
 from tests.vora_serve.gateway.test_attacks import silence
-from tests.vora_serve.gateway.test_chat import events
+from tests.vora_serve.gateway.test_chat import data_url, events
 
 
 def until(condition: Callable[[], Any], within: float = 30.0) -> None:
@@ -194,6 +196,34 @@ def test_body_memory_is_bounded(engine: FakeEngine, start_gateway: Start) -> Non
     assert answer.status_code == 429
     assert answer.json()["error"]["code"] == "memory_full"
     assert gateway.chat().status_code == 200
+
+
+def test_fetched_images_count_into_memory(engine: FakeEngine, start_gateway: Start) -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((300, 300), 90).save(buffer, "PNG")
+    with serving(FakeWeb("127.0.0.2")) as web:
+        web.pages["/large"] = response(buffer.getvalue())
+        web.pages["/small"] = response(picture())
+        images = {"allow_networks": ["127.0.0.2/32"]}
+        limit = {"max_body_memory_bytes": buffer.tell() // 2}
+        gateway = start_gateway(engine.url, images=images, server=limit)
+        refused = gateway.show(web.url("/large"))
+        assert refused.status_code == 429
+        assert refused.json()["error"]["code"] == "memory_full"
+        assert gateway.show(web.url("/small")).status_code == 200
+    until(lambda: gateway.state.bodies.used == 0)
+
+
+def test_pictures_are_let_go_once_the_engine_answers(
+    gateway: LiveGateway, engine: FakeEngine
+) -> None:
+    engine.first_delay_s = 300
+    content = [{"type": "image_url", "image_url": {"url": data_url(picture())}}]
+    payload = body(True, messages=[{"role": "user", "content": content}])
+    with asking(gateway, payload):
+        until(lambda: engine.running == 1 and gateway.state.bodies.used == 0)
+        (generation,) = gateway.state.active
+        assert not generation.body
 
 
 def test_media_types(gateway: LiveGateway) -> None:
