@@ -11,6 +11,15 @@ from typing import Any
 import httpx
 
 
+def _reason(line: str) -> str | None:
+    """The ``finish_reason`` in a line of a stream."""
+    if not line.startswith("data: {"):
+        return None
+    choices = json.loads(line.removeprefix("data: ")).get("choices") or [{}]
+    reason: str | None = choices[0].get("finish_reason")
+    return reason
+
+
 @dataclass
 class Tally:
     """What became of the requests."""
@@ -19,7 +28,7 @@ class Tally:
     refused: int = 0
     """Not begun: no connection, or 503 while draining; tried again, as Retry-After asks."""
     cut: list[str] = field(default_factory=list)
-    """Begun, and not ended as a stream ends."""
+    """Begun, and not ended as a stream ends: with all its tokens, and the end's mark."""
 
 
 class Load:
@@ -27,7 +36,8 @@ class Load:
 
     Args:
         url: The gateway.
-        body: The request; a number is added to its text, so that each is another one.
+        body: The request, whose answer has exactly ``max_tokens`` tokens; a number is added to its
+            text, so that each is another one.
         callers: Streams at a time.
     """
 
@@ -61,7 +71,7 @@ class Load:
             self._once(body)
 
     def _once(self, body: dict[str, Any]) -> None:
-        begun, last = False, ""
+        begun, last, reason = False, "", None
         try:
             with httpx.Client(trust_env=False, timeout=300) as client:
                 url = f"{self._url}/v1/chat/completions"
@@ -75,6 +85,7 @@ class Load:
                     else:
                         for line in response.iter_lines():
                             last = line or last
+                            reason = _reason(line) or reason
         except httpx.ConnectError:
             self._refuse()
             return
@@ -84,10 +95,11 @@ class Load:
             else:
                 last = f"{type(error).__name__}: {error}"
         with self._lock:
-            if last == "data: [DONE]":
+            # An engine that gives up on a request may end its stream in good order, but says so.
+            if last == "data: [DONE]" and reason == "length":
                 self.tally.finished += 1
             else:
-                self.tally.cut.append(last[:300])
+                self.tally.cut.append(f"{reason}: {last[:300]}")
 
     def _refuse(self) -> None:
         with self._lock:

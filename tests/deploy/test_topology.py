@@ -11,12 +11,12 @@ import http.server
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,6 +24,7 @@ import pytest
 import yaml
 
 from tests.deploy import compose, metrics
+from tests.deploy.container import HOME
 from tests.deploy.load import Load
 from tests.deploy.tools import tool
 from tests.deploy.topology import Topology, wait_for
@@ -46,6 +47,8 @@ TALK: dict[str, Any] = {
     "ignore_eos": True,
     "stream": True,
 }
+#: Long enough to be under way when something is stopped.
+LONG: dict[str, Any] = {**TALK, "max_tokens": 96}
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +189,30 @@ def test_engines_have_no_way_out_and_pictures_work(
     assert same.json()["usage"]["prompt_tokens"] == answer.json()["usage"]["prompt_tokens"]
 
 
+def test_services_are_contained(topology: Topology) -> None:
+    """They run without rights and over a read-only root, as the compose file says."""
+    if not topology.contained:
+        pytest.skip("processes cannot be contained here")
+    for name, service in topology.services.items():
+        assert service.process is not None
+        pid = service.process.pid
+        status = dict(
+            line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        )
+        user = {"prometheus": 65534, "redis": 999}.get(name, 65532)
+        assert set(map(int, status["Uid"].split())) == {user}
+        assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+        assert status["NoNewPrivs"] == "1"
+        mounts = [line.split() for line in Path(f"/proc/{pid}/mounts").read_text().splitlines()]
+        options = {mount[1]: mount[3].split(",") for mount in mounts}
+        assert "ro" in options["/"]
+        assert "rw" in options["/dev/shm"]
+        if name == "gateway":
+            assert "size=65536k" in options["/tmp"]
+        if name in ENGINES:
+            assert "size=262144k" in options[HOME]
+
+
 def test_limits_are_counted_in_redis(topology: Topology, client: httpx.Client) -> None:
     assert client.post("/v1/chat/completions", json={**TALK, "stream": False}).status_code == 200
     redis = topology.services["redis"]
@@ -263,40 +290,50 @@ def set_drain(topology: Topology, url: str, drain: bool) -> None:
     topology.services["gateway"].signal(signal.SIGHUP)
 
 
-def test_rolling_restart_of_engines_drops_no_stream(topology: Topology) -> None:
-    with Load(topology.services["gateway"].url, TALK, callers=4) as load:
+@pytest.mark.parametrize(
+    ("name", "announced"), [("engine-cpu", True), ("engine-cpu-1", False)], ids=["drained", "told"]
+)
+def test_rolling_restart_of_engines_drops_no_stream(
+    topology: Topology, name: str, announced: bool
+) -> None:
+    """One engine after the other: drained first, as the runbook has it for Compose, or simply told
+    to stop, as a StatefulSet's rolling update and its autoscaler do."""
+    service = topology.services[name]
+    with Load(topology.services["gateway"].url, LONG, callers=4) as load:
         load.wait_finished(4)
-        for name in ENGINES:
-            service = topology.services[name]
-            starts = service.starts
-            before = gauges(topology, SENT)[service.url]
+        starts = service.starts
+        if announced:
             set_drain(topology, service.url, True)
             wait_for(
                 "the drained engine's last request",
-                lambda url=service.url: gauges(topology, IN_FLIGHT)[url] == 0,  # type: ignore[misc]
+                lambda: gauges(topology, IN_FLIGHT)[service.url] == 0,
                 LIMIT,
             )
-            topology.down(name)
-            topology.up(name)
-            assert service.starts == starts + 1
-            load.wait_finished(2)  # by the other one
-            topology.wait_healthy(name)
-            set_drain(topology, service.url, False)
-            wait_for("both engines", lambda: up(topology) == [1.0, 1.0], LIMIT)
+        else:
             wait_for(
-                "work for the new engine",
-                lambda url=service.url, before=before: (  # type: ignore[misc]
-                    gauges(topology, SENT)[url] > before
-                ),
+                "requests at the engine",
+                lambda: gauges(topology, IN_FLIGHT)[service.url] > 0,
                 LIMIT,
             )
+        assert topology.down(name) == 0
+        before = gauges(topology, SENT)[service.url]
+        load.wait_finished(4)  # by the other one
+        topology.up(name)
+        assert service.starts == starts + 1
+        topology.wait_healthy(name)
+        if announced:
+            set_drain(topology, service.url, False)
+        wait_for("both engines", lambda: up(topology) == [1.0, 1.0], LIMIT)
+        wait_for(
+            "work for the new engine", lambda: gauges(topology, SENT)[service.url] > before, LIMIT
+        )
     assert load.tally.cut == []
     assert load.tally.refused == 0
     assert load.tally.finished > 8
 
 
 def test_restart_of_the_gateway_drops_no_stream(topology: Topology) -> None:
-    with Load(topology.services["gateway"].url, TALK, callers=4) as load:
+    with Load(topology.services["gateway"].url, LONG, callers=4) as load:
         load.wait_finished(4)
         assert topology.down("gateway") == 0
         topology.up("gateway")
@@ -328,16 +365,7 @@ def test_everything_stops_when_told(topology: Topology) -> None:
     """Last: after SIGTERM nothing is left, neither processes nor sockets."""
     for name in ("gateway", *ENGINES):
         service = topology.services[name]
-        assert service.process is not None
-        group = service.process.pid
-        topology.down(name)
-        left = subprocess.run(
-            [shutil.which("pgrep") or "pgrep", "-g", str(group)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-        )
-        assert left.stdout.strip() == ""
+        assert topology.down(name) == 0
+        assert service.left == []
         with pytest.raises(httpx.HTTPError):
             httpx.get(service.url + "/health", timeout=5, trust_env=False)

@@ -2,7 +2,8 @@
 
 Each service runs with an environment of its own, is restarted when it dies, as compose would, and
 listens on loopback, or, for engines where network namespaces can be had, in a namespace with no
-way out. What stands for what:
+way out. Where this machine allows it, each is contained as the compose file says (see
+:mod:`tests.deploy.container`). What stands for what:
 
 =====================  ===================================================
 in containers          here
@@ -12,6 +13,7 @@ a service's name       127.0.0.1, or the namespace's end of a veth pair
 a service's port       a free one
 a mounted file         a copy in a directory of the service's own
 /opt/vora/demo         the checkpoint given
+/cache                 /mnt/cache
 =====================  ===================================================
 """
 
@@ -28,14 +30,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import yaml
 
-from tests.deploy import compose
+from tests.deploy import compose, container
 
 BIN = Path(sys.executable).parent
 _SUBNET = "10.231.77"
@@ -108,6 +111,11 @@ class Namespace:
         for path in Path("/run/netns").glob("vora-test-*"):
             pid = path.name.rpartition("-")[2]
             if not Path("/proc", pid).exists():
+                command = ["ip", "netns", "pids", path.name]
+                found = subprocess.run(command, capture_output=True, text=True, check=False)
+                for left in map(int, found.stdout.split()):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(left, signal.SIGKILL)
                 self._remove(path.name, f"vt{pid}")
 
     def close(self) -> None:
@@ -135,6 +143,8 @@ class Service:
     port: int
     log: Path
     wanted: bool = False
+    left: list[str] = field(default_factory=list)
+    """Processes that outlived its last stop, by their command lines."""
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
 
@@ -155,6 +165,20 @@ class Service:
                 preexec_fn=_die_with_parent,
             )
         self.starts += 1
+
+    def others(self) -> list[str]:
+        """Command lines of what runs in its session beside its process, the dead left out."""
+        assert self.process is not None
+        found: list[str] = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                if (
+                    process.pid != self.process.pid
+                    and os.getsid(process.pid) == self.process.pid
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
+                    found.append(" ".join(process.cmdline()))
+        return found
 
     def signal(self, number: int, group: bool = False) -> None:
         """Send a signal to the process, or to it and all its children."""
@@ -193,6 +217,7 @@ class Topology:
         self.namespace: Namespace | None = Namespace()
         if not self.namespace.open():
             self.namespace = None
+        self.contained = container.possible()
         self.services: dict[str, Service] = {}
         self._addresses = {name: self._address(name) for name in self._given}
         self._closing = False
@@ -238,9 +263,10 @@ class Topology:
         command[command.index("--port") + 1] = str(port)
         model = command.index("--model") + 1
         assert command[model] == "/opt/vora/demo"
+        wait = command.index("--shutdown-timeout") + 1
+        command[wait] = str(PATIENCE * int(command[wait]))
         command[model] = str(self._checkpoint)
-        started = [str(BIN / "vora-serve"), *command]
-        return self.namespace.inside(started) if self.namespace is not None else started
+        return [str(BIN / "vora-serve"), *command]
 
     def _prometheus(self, name: str, service: Mapping[str, Any]) -> list[str]:
         home = self.directory / name
@@ -273,21 +299,26 @@ class Topology:
         return [*service["command"], "--bind", host, "--port", str(port), "--dir", data]
 
     def _command(self, name: str, service: Mapping[str, Any]) -> list[str]:
-        (self.directory / name).mkdir()
+        own = self.directory / name
+        own.mkdir()
         if name.startswith("gateway"):
-            return self._gateway(name, service)
-        if name.startswith("engine"):
-            return self._engine(name, service)
-        return {"prometheus": self._prometheus, "redis": self._redis}[name](name, service)
+            command = self._gateway(name, service)
+        elif name.startswith("engine"):
+            command = self._engine(name, service)
+        else:
+            command = {"prometheus": self._prometheus, "redis": self._redis}[name](name, service)
+        if self.contained:
+            # Volumes, and Redis's /data.
+            command = container.contain(service, command, own, name in ("prometheus", "redis"))
+        if name.startswith("engine") and self.namespace is not None:
+            command = self.namespace.inside(command)
+        return command
 
     def _environment(self, name: str, service: Mapping[str, Any]) -> dict[str, str]:
         """What the compose file says, and nothing of this process's own."""
-        result = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.directory / name),
-            "TMPDIR": str(self.directory / name),
-            "LANG": "C.UTF-8",
-        }
+        own = str(self.directory / name)
+        result = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+        result |= {"HOME": container.HOME} if self.contained else {"HOME": own, "TMPDIR": own}
         for key, value in service.get("environment", {}).items():
             result[key] = self._localise(str(value))
         return {**result, **self._more.get(name, {})}
@@ -333,6 +364,10 @@ class Topology:
             code = service.process.wait(PATIENCE * float(given.removesuffix("s")))
         except subprocess.TimeoutExpired:
             code = -signal.SIGKILL
+        # Helpers that end by themselves once their parent is gone, as Python's own do, may.
+        with contextlib.suppress(TimeoutError):
+            wait_for("the end of its children", lambda: not service.others(), 10)
+        service.left = service.others()
         service.signal(signal.SIGKILL, group=True)
         service.process.wait()
         return code
