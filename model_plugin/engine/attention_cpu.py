@@ -14,7 +14,7 @@ from vllm.v1.attention.backends.cpu_attn import (
 from vllm.v1.kv_cache_interface import AttentionSpec
 
 from model_plugin.engine.segments import segment_batch
-from model_plugin.errors import SplitSpanError
+from model_plugin.engine.spans_of_batch import require_ranges, takes_images
 
 
 class SpanCPUAttentionMetadataBuilder(CPUAttentionMetadataBuilder):
@@ -33,10 +33,7 @@ class SpanCPUAttentionMetadataBuilder(CPUAttentionMetadataBuilder):
         device: torch.device,
     ) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
-        model_config = vllm_config.model_config
-        self.honours_spans = (
-            model_config.hf_config.model_type == "vora" and model_config.is_mm_prefix_lm
-        )
+        self.takes_images = takes_images(vllm_config.model_config)
 
     def build(
         self,
@@ -50,19 +47,16 @@ class SpanCPUAttentionMetadataBuilder(CPUAttentionMetadataBuilder):
             SplitSpanError: an image is scheduled in part, or the runner does not say where images
                 are.
         """
-        if self.honours_spans:
+        if self.takes_images:
             common_attn_metadata = self._cut(common_attn_metadata)
         return super().build(common_prefix_len, common_attn_metadata, fast_build)
 
     def _cut(self, batch: CommonAttentionMetadata) -> CommonAttentionMetadata:
-        spans = batch.mm_req_doc_ranges
-        if spans is None:
-            raise SplitSpanError("The model runner does not report image spans.")
         requests = batch.num_reqs
         segments = segment_batch(
             batch.query_start_loc_cpu[: requests + 1].numpy(),
             batch.seq_lens[:requests].numpy(),
-            spans,
+            require_ranges(batch),
         )
         if segments is None:
             return batch

@@ -1,11 +1,14 @@
 """Engine settings that VoRA needs: applied where they are defaults, refused where they conflict."""
 
+import os
 from typing import TYPE_CHECKING
 
 from vllm.logger import init_logger
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from model_plugin.config import VoRAConfig
+from model_plugin.engine.choose_attention import choose_attention
+from model_plugin.engine.memory import require_memory
 from model_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -72,9 +75,12 @@ class VoRAEngineConfig(VerifyAndUpdateConfig):
         model_config = vllm_config.model_config
         _vora_config(model_config)
         _refuse_eager_pipelines_on_cpu(vllm_config)
+        require_memory(vllm_config)
         if not model_config.is_mm_prefix_lm:
             return
         _refuse_what_cuts_spans(vllm_config)
+        _keep_spans_on_later_stages(vllm_config)
+        choose_attention(vllm_config)
         scheduler = vllm_config.scheduler_config
         if scheduler.scheduler_cls not in (None, SCHEDULER):
             raise ConfigError(
@@ -135,6 +141,21 @@ def _refuse_what_cuts_spans(vllm_config: "VllmConfig") -> None:
             f"Speculative decoding by {speculative.method!r} does not work with VoRA; use "
             f"{' or '.join(SPECULATIVE_METHODS)} in --speculative-config."
         )
+
+
+def _keep_spans_on_later_stages(vllm_config: "VllmConfig") -> None:
+    """Model Runner V2 knows of images on the first pipeline stage only; V1 on all of them."""
+    if vllm_config.parallel_config.pipeline_parallel_size == 1:
+        return
+    if not vllm_config.use_v2_model_runner:
+        return
+    if os.environ.get("VLLM_USE_V2_MODEL_RUNNER"):
+        raise ConfigError(
+            "Model Runner V2 does not tell later pipeline stages where images are; leave out "
+            "VLLM_USE_V2_MODEL_RUNNER=1 or --pipeline-parallel-size."
+        )
+    logger.info("Using Model Runner V1, which tells every pipeline stage where images are.")
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
 
 
 def _make_room_for_an_image(vllm_config: "VllmConfig") -> None:

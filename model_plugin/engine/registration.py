@@ -42,6 +42,11 @@ def register() -> None:
         AttentionBackendEnum.CPU_ATTN,
         "model_plugin.engine.attention_cpu.SpanCPUAttentionBackend",
     )
+    # On CUDA a backend of its own, which the configuration hook chooses: vLLM's stay selectable.
+    register_backend(
+        AttentionBackendEnum.CUSTOM,
+        "model_plugin.engine.attention_cuda.SpanFlashAttentionBackend",
+    )
     TokenizerRegistry.register(TOKENIZER_MODE, "vllm.tokenizers.hf", "CachedHfTokenizer")
     RENDERER_REGISTRY.register(TOKENIZER_MODE, "model_plugin.engine.renderer", "VoRARenderer")
     _registered = True

@@ -13,6 +13,7 @@ from vllm.v1.core.sched.interface import SchedulerInterface
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
+from model_plugin.errors import SplitSpanError
 from model_plugin.spans import Span
 
 
@@ -63,8 +64,12 @@ class SpanGuard:
             request, num_computed_tokens, whole, encoder_compute_budget, shift_computed_tokens
         )
         # vLLM may shorten the chunk further, for want of room for an image's embeddings; it then
-        # stops before the image.
-        assert whole_spans(num_computed_tokens, result[1], spans) == result[1]
+        # stops before the image. Attention backends that are not ours would not notice a cut.
+        if whole_spans(num_computed_tokens, result[1], spans) != result[1]:
+            raise SplitSpanError(
+                f"The scheduler cut an image of request {request.request_id} at token "
+                f"{num_computed_tokens + result[1]}."
+            )
         return result
 
 

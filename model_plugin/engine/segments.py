@@ -6,6 +6,8 @@ virtual sequences that stock varlen paged kernels compute exactly: every segment
 request's block-table row, text is causal, an image is not.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,6 +44,59 @@ class SegmentBatch:
     def max_seq_len(self) -> int:
         """Longest sequence of keys."""
         return int(self.seq_lens.max())
+
+    def images(self) -> ImageBatch | None:
+        """The image segments as a batch of their own; None if causal attention does for all.
+
+        A single query that sees a sequence up to itself is the same causally or not: what is left
+        of an image after a prefix-cache hit may be that.
+        """
+        lengths = np.diff(self.query_start_loc)
+        chosen = np.flatnonzero((self.causal == 0) & (lengths > 1))
+        if not len(chosen):
+            return None
+        starts, counts = self.query_start_loc[chosen], lengths[chosen]
+        first = np.cumsum(counts) - counts
+        return ImageBatch(
+            rows=np.repeat(starts - first, counts).astype(np.int32)
+            + np.arange(counts.sum(), dtype=np.int32),
+            query_start_loc=np.append(first, counts.sum()).astype(np.int32),
+            seq_lens=self.seq_lens[chosen],
+            request=self.request[chosen],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBatch:
+    """The queries of a step that lie in images, packed: a batch for one non-causal launch.
+
+    Attributes:
+        rows: int32 (Q,), row of each packed query in the whole batch, ascending.
+        query_start_loc: int32 (S + 1,), offsets into the packed queries.
+        seq_lens: int32 (S,), keys that the queries of each segment see.
+        request: int32 (S,), index of the request that each segment belongs to.
+    """
+
+    rows: Int32Array
+    query_start_loc: Int32Array
+    seq_lens: Int32Array
+    request: Int32Array
+
+    @property
+    def max_query_len(self) -> int:
+        """Longest segment, in queries."""
+        return int(np.diff(self.query_start_loc).max())
+
+    @property
+    def max_seq_len(self) -> int:
+        """Longest sequence of keys."""
+        return int(self.seq_lens.max())
+
+    @property
+    def contiguous(self) -> tuple[int, int] | None:
+        """First row and the row after the last, if the queries lie together."""
+        first, last = int(self.rows[0]), int(self.rows[-1])
+        return (first, last + 1) if last - first + 1 == len(self.rows) else None
 
 
 def segment_batch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -111,6 +112,60 @@ def test_speculation_needs_more_room(native: Path) -> None:
     engine_config(native, speculative_config=ngram, max_num_batched_tokens=200 + 8 * 4)
     with pytest.raises(ValueError, match="at least 232"):
         engine_config(native, speculative_config=ngram, max_num_batched_tokens=231)
+
+
+def test_sleep_mode_is_refused_where_there_is_none(native: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("CUDA has it")
+    with pytest.raises(ValueError, match=r"[Ss]leep mode is not supported"):
+        engine_config(native, enable_sleep_mode=True)
+
+
+def test_later_stages_must_know_of_images(native: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Model Runner V2 reports images on the first pipeline stage only."""
+    stages: dict[str, Any] = {"pipeline_parallel_size": 2}
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    with pytest.raises(ValueError, match="leave out VLLM_USE_V2_MODEL_RUNNER=1"):
+        engine_config(native, **stages)
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
+    engine_config(native, **stages)
+
+
+class OnCuda:
+    """What the choice of a backend asks: the platform is faked, there being no GPU."""
+
+    def __init__(self, dtype: Any, backend: Any = None) -> None:
+        self.model_config = SimpleNamespace(dtype=dtype)
+        self.attention_config = SimpleNamespace(backend=backend, backend_per_kind={})
+
+
+def test_attention_on_cuda(native: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from vllm.platforms import current_platform
+    from vllm.v1.attention.backends import fa_utils
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum as Backend
+
+    from model_plugin.engine.attention_cuda import SpanFlashAttentionBackend
+    from model_plugin.engine.choose_attention import FALLBACKS, choose_attention
+
+    monkeypatch.setattr(type(current_platform), "is_cuda", lambda self: True)
+    monkeypatch.setattr(fa_utils, "get_flash_attn_version", lambda: 3)
+    config = OnCuda(torch.bfloat16)
+    choose_attention(config)  # type: ignore[arg-type]
+    assert config.attention_config.backend is Backend.CUSTOM
+    assert Backend.CUSTOM.get_class() is SpanFlashAttentionBackend
+    # float32 is none of FlashAttention's: vLLM is left to choose.
+    config = OnCuda(torch.float32)
+    choose_attention(config)  # type: ignore[arg-type]
+    assert config.attention_config.backend is None
+    for name in FALLBACKS:
+        config = OnCuda(torch.bfloat16, Backend[name])
+        choose_attention(config)  # type: ignore[arg-type]
+        assert config.attention_config.backend is Backend[name]
+    with pytest.raises(ValueError, match="--attention-backend FLASHINFER computes images causally"):
+        choose_attention(OnCuda(torch.bfloat16, Backend.FLASHINFER))  # type: ignore[arg-type]
 
 
 def test_pixel_bounds_need_native_resolution(make_checkpoint: Make) -> None:
