@@ -1,0 +1,1 @@
+"""How fast pictures become a model's input, beside transformers' CLIP image processor."""

@@ -1,0 +1,1 @@
+"""What an image in a prompt costs beside as many text tokens."""
