@@ -43,7 +43,7 @@ def check_checkpoint(model: str) -> Checkpoint:
         model: A directory, or a hub id such as ``org/name``.
 
     Raises:
-        ConfigurationError: it is missing, of another kind, not merged yet, or has no weights.
+        ConfigurationError: it is missing, of another kind, or has no weights or tokenizer.
     """
     path = Path(model).expanduser()
     if not path.exists():
@@ -57,13 +57,6 @@ def check_checkpoint(model: str) -> Checkpoint:
     if kind != "vora":
         said = f"its model_type is {kind!r}" if kind else "it names no model_type"
         raise ConfigurationError(f"{model} is no VoRA checkpoint: {said}, not 'vora'.")
-    lora = config.get("lora")
-    rank = lora.get("r", 0) if isinstance(lora, dict) else 0
-    if isinstance(rank, int) and rank > 0:
-        raise ConfigurationError(
-            f"{model} still has its LoRA layers apart: merge it first with "
-            "'vora-serve merge', then serve what that wrote."
-        )
     if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
         raise ConfigurationError(f"{model} has a configuration but no weights.")
     if not (path / "tokenizer.json").exists() and not (path / "vocab.json").exists():
