@@ -5,20 +5,30 @@
   server computes an image before it knows of later ones);
 * ``causal``: plain causal attention.
 
-Of a packed sequence, a token sees its own sample alone. On CPU the rule is a dense boolean mask for
-SDPA; on CUDA, with ``attn_implementation="flex_attention"``, a block mask that skips what nobody
-sees, made on the device from ids alone.
+Of a packed sequence, a token sees its own sample alone. Three ways to compute it, by the LLM's
+``attn_implementation``:
+
+* ``sdpa``, ``eager``: a dense boolean mask;
+* ``vora_documents`` (CPU): SDPA sample by sample, so that a packed sequence costs what its samples
+  cost, and samples without images need no mask at all;
+* ``flex_attention`` (CUDA): a block mask that skips what nobody sees, made on the device from ids.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import nn
+from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import AttentionInterface
 
 from model_plugin.spans import dense_mask
 from vora_serve.training.data import Batch
 
+#: Name of the attention implementation that goes sample by sample.
+DOCUMENTS = "vora_documents"
 Rule = Literal["bidirectional", "global", "causal"]
 MaskMod = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -67,11 +77,106 @@ def block_attention(batch: Batch, rule: Rule) -> BlockMask:
     )
 
 
-def attention_for(batch: Batch, rule: Rule, implementation: str | None) -> Any:
-    """The rule in the form that an attention implementation takes."""
+def attention_for(batch: Batch, rule: Rule, implementation: str | None) -> dict[str, Any]:
+    """The rule as the arguments of an LLM's forward pass, for an attention implementation."""
     if implementation == "flex_attention":
-        return block_attention(batch, rule)
-    return dense_attention(batch, rule)
+        return {"attention_mask": block_attention(batch, rule)}
+    if implementation == DOCUMENTS:
+        return {"attention_mask": None, "documents": documents_of(batch, rule)}
+    return {"attention_mask": dense_attention(batch, rule)}
+
+
+@dataclass(frozen=True)
+class Document:
+    """Tokens [start, end) of a row, which see each other by ``mask``.
+
+    Attributes:
+        start, end: of the row's tokens.
+        mask: bool (1, 1, end - start, end - start); causal when None.
+        is_padding: whether nobody looks at them.
+    """
+
+    start: int
+    end: int
+    mask: torch.Tensor | None
+    is_padding: bool
+
+
+def documents_of(batch: Batch, rule: Rule) -> list[list[Document]]:
+    """The samples of each row; without packing a row is one."""
+    marks = _image_marks(batch, rule)
+    rows, length = batch.input_ids.shape
+    found = []
+    for row in range(rows):
+        ids = torch.zeros(length, dtype=torch.int32)
+        if batch.document_ids is not None:
+            ids = batch.document_ids[row].cpu()
+        values, sizes = torch.unique_consecutive(ids, return_counts=True)
+        documents, start = [], 0
+        for value, size in zip(values.tolist(), sizes.tolist(), strict=True):
+            own = marks[row, start : start + size]
+            mask = dense_mask(own, own)[None, None] if bool((own >= 0).any()) else None
+            documents.append(Document(start, start + size, mask, value < 0))
+            start += size
+        found.append(documents)
+    return found
+
+
+def documents_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    documents: list[list[Document]] | None = None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention as transformers calls it, sample by sample.
+
+    Args:
+        module: the attention layer.
+        query: (B, H, T, D).
+        key, value: (B, H_kv, T, D).
+        attention_mask: not used.
+        documents: samples of each row.
+        scaling: factor on the scores.
+
+    Returns:
+        (B, T, H, D), zero at padding; and no weights.
+
+    Raises:
+        ValueError: it is not told what the samples are.
+    """
+    if documents is None:
+        raise ValueError("The attention implementation vora_documents is for training alone.")
+    grouped = query.shape[1] != key.shape[1]
+    rows = []
+    for row, samples in enumerate(documents):
+        pieces = []
+        for sample in samples:
+            span = slice(sample.start, sample.end)
+            own = query[row : row + 1, :, span]
+            if sample.is_padding:
+                pieces.append(torch.zeros_like(own))
+                continue
+            pieces.append(
+                functional.scaled_dot_product_attention(
+                    own,
+                    key[row : row + 1, :, span],
+                    value[row : row + 1, :, span],
+                    attn_mask=sample.mask,
+                    is_causal=sample.mask is None,
+                    scale=scaling,
+                    enable_gqa=grouped,
+                )
+            )
+        rows.append(torch.cat(pieces, dim=2) if len(pieces) > 1 else pieces[0])
+    return torch.cat(rows).transpose(1, 2), None
+
+
+AttentionInterface.register(DOCUMENTS, documents_attention)
 
 
 def _image_marks(batch: Batch, rule: Rule) -> torch.Tensor:

@@ -31,6 +31,7 @@ from model_plugin.checkpoint import Checkpoint, read_json
 from model_plugin.config import SUPPORTED_LLMS
 from model_plugin.embedder import VoRAVisionEmbedding
 from model_plugin.images import CLIP_MEAN, CLIP_STD
+from vora_serve.training.attention import DOCUMENTS
 from vora_serve.training.distill import Teacher, distilled_blocks
 from vora_serve.training.features import PixelBridge
 from vora_serve.training.run_recipe import (
@@ -236,15 +237,19 @@ def load_processor(settings: ModelSettings, images: ImageSettings | None = None)
 def load_model(settings: ModelSettings, plan: Plan, processor: VoRAProcessor) -> VoRAForCausalLM:
     """The model with its weights; around an LLM, with a fresh embedder."""
     dtype = getattr(torch, settings.dtype)
-    implementation = settings.attn_implementation or (
-        "flex_attention" if torch.cuda.is_available() else "sdpa"
+    chosen = settings.attn_implementation or (
+        "flex_attention" if torch.cuda.is_available() else DOCUMENTS
     )
+    # Ours is for training alone: the model as a whole, which is saved, knows transformers' own.
+    implementation = "sdpa" if chosen == DOCUMENTS else chosen
     config = plan.config
     config.image_token_id = processor.image_token_id
     if isinstance(find_config(settings.path, "The model"), VoRAConfig):
-        return VoRAForCausalLM.from_pretrained(
+        model = VoRAForCausalLM.from_pretrained(
             settings.path, config=config, dtype=dtype, attn_implementation=implementation
         )
+        model.llm.config._attn_implementation = chosen
+        return model
     llm = AutoModelForCausalLM.from_pretrained(
         settings.path, dtype=dtype, attn_implementation=implementation
     )
@@ -256,6 +261,7 @@ def load_model(settings: ModelSettings, plan: Plan, processor: VoRAProcessor) ->
     with torch.device("meta"):
         model = VoRAForCausalLM(config)
     model.llm = llm
+    llm.config._attn_implementation = chosen
     model.vision_embedding = VoRAVisionEmbedding(config)
     model.vision_embedding.apply(model._init_weights)
     return model

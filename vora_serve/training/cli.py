@@ -56,6 +56,7 @@ def pretrain(
         return
     _must_not_exist(Path(recipe.out), overwrite)
     _say(f"The checkpoint is in {run.run_pretrain(recipe, overwrite=overwrite)}.")
+    run.finish()
 
 
 @app.command()
@@ -79,6 +80,7 @@ def finetune(
         return
     _must_not_exist(Path(recipe.out), overwrite)
     _say(f"The checkpoint is in {run.run_finetune(recipe, overwrite=overwrite)}.")
+    run.finish()
 
 
 @app.command()

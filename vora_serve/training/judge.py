@@ -31,9 +31,9 @@ def right_answers(model: VoRAForCausalLM, batch: Batch, rule: Rule) -> list[bool
     )
     hidden = model.llm.model(
         inputs_embeds=embeds,
-        attention_mask=attention_for(batch, rule, model.llm.config._attn_implementation),
         position_ids=batch.position_ids,
         use_cache=False,
+        **attention_for(batch, rule, model.llm.config._attn_implementation),
     ).last_hidden_state
     labels = batch.labels[:, 1:]
     targets = labels != IGNORE

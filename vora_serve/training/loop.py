@@ -83,7 +83,7 @@ def train(
         states=state.lanes,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
-        dense=module.model.llm.config._attn_implementation != "flex_attention",
+        dense=module.model.llm.config._attn_implementation in ("sdpa", "eager"),
         report=out_dir / SKIPPED_FILE if accelerator.is_main_process else None,
     )
     metrics = Metrics(out_dir / METRICS_FILE, name, start, settings, accelerator.is_main_process)

@@ -89,6 +89,12 @@ def run_finetune(recipe: FinetuneRun, *, overwrite: bool = False) -> Path:
     )
 
 
+def finish() -> None:
+    """Take leave of the other processes of a run."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def run_merge(recipe: MergeRun, *, overwrite: bool = False) -> Iterator[str]:
     """Merge by a recipe; yields what happened, a sentence at a time.
 

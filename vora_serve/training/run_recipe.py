@@ -20,7 +20,8 @@ class ModelSettings(Strict):
         path: for pretraining, an LLM as transformers saves it (Qwen2, Llama, Qwen3), or a VoRA
             checkpoint; for fine-tuning, a merged VoRA checkpoint. A folder or a hub id.
         dtype: of frozen weights; what trains is float32 while pretraining.
-        attn_implementation: ``sdpa``, or ``flex_attention`` on CUDA; by the device when absent.
+        attn_implementation: as in :mod:`vora_serve.training.attention`; ``flex_attention`` on CUDA
+            and ``vora_documents`` elsewhere when absent.
         spatial_merge_size: m; m x m patches become one token (a new model only).
         position_mode: ``interpolate`` or ``released`` (a new model only).
         chat_template: a Jinja file; the checkpoint's when absent.
@@ -28,7 +29,7 @@ class ModelSettings(Strict):
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "float32"
-    attn_implementation: Literal["sdpa", "flex_attention", "eager"] | None = None
+    attn_implementation: Literal["sdpa", "vora_documents", "flex_attention", "eager"] | None = None
     spatial_merge_size: int = Field(default=1, gt=0)
     position_mode: Literal["interpolate", "released"] = "interpolate"
     chat_template: str | None = None

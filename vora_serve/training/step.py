@@ -102,13 +102,13 @@ class TrainingModel(nn.Module):
             batch.image_grid_hw if has_images else None,
         )
         wanted = self.blocks if has_images else []
-        visible = attention_for(batch, self.rule, model.llm.config._attn_implementation)
+        attention = attention_for(batch, self.rule, model.llm.config._attn_implementation)
         with captured(list(model.llm.model.layers), wanted, self.which) as states:  # type: ignore[arg-type]
             hidden = model.llm.model(
                 inputs_embeds=embeds,
-                attention_mask=visible,
                 position_ids=batch.position_ids,
                 use_cache=False,
+                **attention,
             ).last_hidden_state
         losses = lm_loss(hidden, batch.labels, model.llm.lm_head, self.options.loss_chunk)
         if not has_images and self.options.touch_all:

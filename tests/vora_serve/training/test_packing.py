@@ -8,7 +8,7 @@ from torch.nn.attention.flex_attention import create_mask
 
 from tests.vora_serve.training import world
 from vora_serve.training import Distillation, Sample
-from vora_serve.training.attention import Rule, dense_attention, mask_mod
+from vora_serve.training.attention import DOCUMENTS, Rule, dense_attention, mask_mod
 from vora_serve.training.data import IGNORE, Batch, Tokeniser, collate
 from vora_serve.training.packing import pack, padding_share, plan_packs
 from vora_serve.training.step import StepOptions, TrainingModel
@@ -63,6 +63,24 @@ def test_gradients_are_equal_too() -> None:
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("rule", ["bidirectional", "causal", "global"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_sample_by_sample_is_the_same(rule: Rule, which: int) -> None:
+    found = []
+    for implementation in ("sdpa", DOCUMENTS):
+        model = world.model()
+        model.llm.config._attn_implementation = implementation
+        options = StepOptions(attention=rule)
+        torch.manual_seed(3)
+        module = TrainingModel(model, world.teacher(), Distillation(), options)
+        losses = module(batches()[which])
+        (losses["lm"] + losses["aux_1"]).backward()
+        gradient = model.llm.model.layers[0].self_attn.k_proj.weight.grad
+        found.append((losses["lm"].detach(), losses["aux_1"].detach(), gradient))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-4)
 
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60), capacity=st.integers(50, 120))
