@@ -25,6 +25,7 @@ logger = logging.getLogger("vora_serve.engine")
 Progress = Callable[[str], None]
 
 _NOISE = re.compile(r"^\(?\w* ?pid=\d+\)? ?|^(INFO|DEBUG|WARNING) ")
+_TOKENS = re.compile(r"^vllm:(?:prompt|generation)_tokens_total\{[^}]*\} (\S+)$", re.MULTILINE)
 _CAUSE = re.compile(r"(?:engine error|error|\w+(?:Error|Exception)): (.+)")
 
 
@@ -38,8 +39,9 @@ class EngineSupervisor:
         stop_timeout_s: Between SIGTERM and SIGKILL.
         backoff_s, backoff_max_s: First and longest pause before a restart.
         stable_after_s: An engine that ran this long starts the pauses anew.
-        hang_timeout_s: Silence after which it is killed, of its health page or of a request for
-            one token that is sent now and then; 0: never.
+        hang_timeout_s: Silence after which it is killed: of its health page, or of a request for
+            one token that is sent now and then while none of its other requests moved either;
+            0: never.
         on_down: Called when the engine is known to be gone.
         show_output: Pass the engine's own output through instead of keeping its last lines.
     """
@@ -203,8 +205,15 @@ class EngineSupervisor:
         content = json.dumps(body).encode()
         return bool(await self._ask(b"POST", b"/v1/completions", content, self._hang_timeout_s))
 
-    async def _ask(self, method: bytes, path: bytes, body: bytes, timeout: float) -> bytes:
-        """The status line of an answer; empty where there is none in time."""
+    async def _tokens(self) -> float:
+        """How many tokens the engine has read and written, by its own count; 0 without one."""
+        text = (await self._ask(b"GET", b"/metrics", b"", 5, whole=True)).decode("utf-8", "replace")
+        return sum(float(match[1]) for match in _TOKENS.finditer(text))
+
+    async def _ask(
+        self, method: bytes, path: bytes, body: bytes, timeout: float, whole: bool = False
+    ) -> bytes:
+        """The status line of an answer, or the whole answer; empty where there is none in time."""
         writer = None
         try:
             async with asyncio.timeout(timeout):
@@ -214,7 +223,7 @@ class EngineSupervisor:
                     b"Connection: close\r\nContent-Type: application/json\r\n"
                     b"Content-Length: %d\r\n\r\n" % len(body) + body
                 )
-                return await reader.readline()
+                return await (reader.read() if whole else reader.readline())
         except (OSError, TimeoutError):
             return b""
         finally:
@@ -259,9 +268,14 @@ class EngineSupervisor:
             watch.cancel()
 
     async def _until_hung(self) -> None:
-        """Until neither a health page nor a token came within the hang timeout."""
+        """Until neither a health page nor a token came within the hang timeout.
+
+        The request for a token waits behind all others: an engine that is merely busy, or starved
+        of CPU, is told by its counts of tokens, which grow.
+        """
         last_answer = last_token = time.monotonic()
         asking: asyncio.Task[bool] | None = None
+        tokens = 0.0
         try:
             while True:
                 await asyncio.sleep(min(2.0, self._hang_timeout_s / 4 or 2.0))
@@ -272,9 +286,10 @@ class EngineSupervisor:
                 if time.monotonic() - last_answer > self._hang_timeout_s:
                     return
                 if asking is None and time.monotonic() - last_token > self._hang_timeout_s / 2:
+                    tokens = await self._tokens()
                     asking = asyncio.create_task(self._generates())
                 if asking is not None and asking.done():
-                    if not asking.result():
+                    if not asking.result() and await self._tokens() <= tokens:
                         return
                     asking, last_token = None, time.monotonic()
         finally:

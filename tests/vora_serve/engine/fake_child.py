@@ -1,7 +1,7 @@
 """A fake engine process for the supervisor: answers on its unix socket, and fails on demand.
 
-Run as ``python fake_child.py --uds PATH [--fail TEXT] [--deaf] [--mute] [--stubborn] ...``; other
-flags are ignored.
+Run as ``python fake_child.py --uds PATH [--fail TEXT] [--deaf] [--mute] [--busy] [--stubborn]``;
+other flags are ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def main() -> int:
     parser.add_argument("--fail")
     parser.add_argument("--deaf", action="store_true")
     parser.add_argument("--stubborn", action="store_true")
-    parser.add_argument("--mute", action="store_true")
+    parser.add_argument("--mute", action="store_true", help="healthy, but generates nothing")
+    parser.add_argument("--busy", action="store_true", help="generates, but not what it is asked")
     args, _ = parser.parse_known_args()
     if args.fail:
         sys.stdout.write("INFO 11-22 starting\n")
@@ -32,14 +33,18 @@ def main() -> int:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(args.uds)
     listener.listen()
+    tokens = 0
     while True:
         connection, _ = listener.accept()
         with connection:
             path = connection.recv(65536).split(b" ")[1]
-            if args.mute and path == b"/v1/completions":
+            if (args.mute or args.busy) and path == b"/v1/completions":
                 time.sleep(0.6)
                 continue
             body = b'{"data": [{"id": "m"}]}' if path == b"/v1/models" else b"{}"
+            if path == b"/metrics":
+                tokens += args.busy
+                body = b'vllm:generation_tokens_total{engine="0"} %d\n' % tokens
             head = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
             connection.sendall(head % len(body) + body)
 

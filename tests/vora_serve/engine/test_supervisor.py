@@ -111,6 +111,32 @@ def test_an_engine_that_is_healthy_but_generates_nothing() -> None:
     run(scenario)
 
 
+def test_an_engine_that_is_busy_is_left_alone() -> None:
+    """Its other requests' tokens grow, though nobody answers the supervisor's own in time."""
+
+    async def scenario() -> None:
+        engine = supervisor("--busy", hang_timeout_s=0.5)
+        await engine.start()
+        pid = engine.pid
+        asked = 0
+        generates = engine._generates
+
+        async def count() -> bool:
+            nonlocal asked
+            answered = await generates()
+            assert not answered
+            asked += 1
+            return answered
+
+        engine._generates = count  # type: ignore[method-assign]
+        await until(lambda: asked >= 3)
+        assert engine.pid == pid
+        assert engine.restarts == 0
+        await engine.stop()
+
+    run(scenario)
+
+
 def test_the_first_start_fails_with_a_reason() -> None:
     async def scenario() -> None:
         engine = supervisor("--fail", "no room for the KV cache")
