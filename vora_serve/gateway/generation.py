@@ -331,7 +331,7 @@ class _Generation:
                 usage = await self._pass_stream_on(parsed, exchange)
             else:
                 self.context.phase = "decode"
-                usage = await relay_whole(response, self.send)
+                usage = await relay_whole(self.kind, response, self.send)
         except (HTTPClientError, APIError) as error:
             self._outcome(upstream, "broken", failed=True)
             if isinstance(error, HTTPClientError):

@@ -184,8 +184,29 @@ class StreamRelay:
         return b"event: error\ndata: " + to_json(body) + b"\n\n"
 
 
-async def relay_whole(response: Response, send: Send) -> Usage | None:
-    """Pass a whole JSON answer on, its usage rewritten.
+# In OpenAI's schema these may be null; anything else that has no value is left out there.
+_NULLABLE = frozenset(("content", "refusal", "logprobs", "finish_reason"))
+
+
+def _drop_nulls(tree: dict[str, Any]) -> None:
+    for name in [name for name, value in tree.items() if value is None and name not in _NULLABLE]:
+        del tree[name]
+
+
+def _as_openai_has_it(tree: dict[str, Any]) -> None:
+    """Leave out what vLLM writes as null where OpenAI writes nothing, in place."""
+    _drop_nulls(tree)
+    for choice in tree.get("choices", ()):
+        if isinstance(choice, dict):
+            _drop_nulls(choice)
+            if isinstance(choice.get("message"), dict):
+                _drop_nulls(choice["message"])
+    if isinstance(tree.get("usage"), dict):
+        _drop_nulls(tree["usage"])
+
+
+async def relay_whole(kind: Kind, response: Response, send: Send) -> Usage | None:
+    """Pass a whole JSON answer on: its usage rewritten, without fields that have no value.
 
     Raises:
         UpstreamError: it is no JSON object.
@@ -201,7 +222,9 @@ async def relay_whole(response: Response, send: Send) -> Usage | None:
     usage = None
     if isinstance(tree.get("usage"), dict):
         usage = rewrite_usage(tree["usage"])
-        body = to_json(tree)
+    if kind != "response":  # there, most of what may be null must be written
+        _as_openai_has_it(tree)
+    body = to_json(tree)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

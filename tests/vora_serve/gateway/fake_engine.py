@@ -159,8 +159,16 @@ class FakeEngine:
             choices = [
                 {
                     "index": index,
-                    "message": {"role": "assistant", "content": text},
+                    # vLLM writes what it does not have as null.
+                    "message": {
+                        "role": "assistant",
+                        "content": text,
+                        "refusal": None,
+                        "function_call": None,
+                    },
+                    "logprobs": None,
                     "finish_reason": "stop",
+                    "stop_reason": None,
                 }
                 for index in range(count)
             ]
@@ -177,6 +185,7 @@ class FakeEngine:
             "model": payload["model"],
             "choices": choices,
             "usage": usage,
+            "service_tier": None,
         }
 
     async def _stream(

@@ -28,6 +28,9 @@ def test_whole_answer(gateway: LiveGateway) -> None:
     body = answer.json()
     assert body["choices"][0]["message"]["content"] == "a red circle"
     assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 4, "image_tokens": 0}
+    assert "service_tier" not in body, "what has no value is left out, as OpenAI does"
+    assert set(body["choices"][0]) == {"index", "message", "logprobs", "finish_reason"}
+    assert set(body["choices"][0]["message"]) == {"role", "content", "refusal"}
     assert answer.headers["x-request-id"].startswith("req-")
     assert float(answer.headers["x-vora-overhead-ms"]) >= 0
 

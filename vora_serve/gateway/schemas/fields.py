@@ -22,6 +22,7 @@ _DROPPED = (
     "media_io_kwargs",
     "metadata",
     "moderation",
+    "phase",
     "prompt_cache_key",
     "prompt_cache_options",
     "prompt_cache_retention",
