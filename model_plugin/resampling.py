@@ -31,7 +31,9 @@ R = TypeVar("R")
 
 def available_threads() -> int:
     """Cores that this process may use, up to ``MAX_THREADS``."""
-    return min(MAX_THREADS, len(os.sched_getaffinity(0)))
+    if hasattr(os, "sched_getaffinity"):
+        return min(MAX_THREADS, len(os.sched_getaffinity(0)))
+    return min(MAX_THREADS, os.cpu_count() or 1)
 
 
 def spread(work: Callable[[T], R], items: Iterable[T], threads: int) -> list[R]:

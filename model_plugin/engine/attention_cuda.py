@@ -69,6 +69,8 @@ class SpanFlashAttentionMetadataBuilder(FlashAttentionMetadataBuilder):
     # image, and the second launch would not be in it. With one query a request there is nothing to
     # add: the last token that is computed of an image sees the same keys either way.
     _cudagraph_support = AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
+    # Another cache group's block table would have to reach the second launch as well.
+    supports_update_block_table = False
 
     @classmethod
     def get_cudagraph_support(
