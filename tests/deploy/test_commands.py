@@ -17,7 +17,7 @@ from loadtest.cli import parser
 from loadtest.errors import UsageError
 from loadtest.settings import load_settings as load_run
 from tests.deploy import compose, dockerfile, kubernetes
-from tests.deploy.tools import ask_vllm, run, tool
+from tests.deploy.tools import LIMIT_S, ask_vllm, run, tool
 from vora_serve.cli import app
 from vora_serve.engine.launch import safe_flags
 from vora_serve.gateway import create_app
@@ -90,6 +90,7 @@ def engine_flags(arguments: list[str]) -> list[str]:
     return result
 
 
+@pytest.mark.timeout(LIMIT_S + 100)  # vLLM is imported for its parser
 def test_engines() -> None:
     engines = [arguments for arguments in COMMANDS.values() if arguments[0] == "engine"]
     assert len(engines) >= 6
