@@ -103,6 +103,9 @@ class _Lanes(IterableDataset[_Share]):
     def __iter__(self) -> Iterator[_Share]:
         worker = get_worker_info()
         mine = self.numbers[worker.id :: worker.num_workers] if worker else self.numbers
+        # The datasets library deals a stream's files out to the workers that it finds itself in.
+        # These lanes are this worker's alone already, so it must not find itself in one.
+        torch.utils.data._utils.worker._worker_info = None
         try:
             lanes = [
                 Lane(self.data, self.tokeniser, self.seed, number, self.states.get(number))

@@ -1,5 +1,6 @@
 """The commands' work: from a resolved recipe to a checkpoint, or to what it would take."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,6 +213,8 @@ def _data_notes(recipe: PretrainRun | FinetuneRun, plan: Plan) -> list[str]:
 
 
 def _check_data(recipe: PretrainRun | FinetuneRun, tokeniser: Tokeniser) -> None:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    check_division(recipe.data, recipe.optimisation, processes)
     check_sources(recipe.data, tokeniser)
     if recipe.held_out is not None:
         check_sources(Data(sources=recipe.held_out.sources), tokeniser)
