@@ -27,7 +27,7 @@ from vllm.v1.attention.backends.flash_attn import (
 )
 from vllm.v1.kv_cache_interface import AttentionSpec, KVCacheSpec
 
-from model_plugin.engine.kernels import flash_attention
+from model_plugin.engine.kernels import VarlenAttention, flash_attention
 from model_plugin.engine.segments import ImageBatch, segment_batch
 from model_plugin.engine.spans_of_batch import require_ranges, takes_images
 from model_plugin.errors import SplitSpanError
@@ -159,6 +159,45 @@ def to_device(images: ImageBatch, block_table: torch.Tensor) -> ImageRows:
     )
 
 
+def attend_images(
+    kernel: VarlenAttention,
+    images: ImageRows,
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    output: torch.Tensor,
+    **options: Any,
+) -> None:
+    """The second launch: rows of ``output`` that belong to images are computed anew.
+
+    Args:
+        kernel: what computes attention.
+        images: where the images are.
+        query: (tokens, heads, D), of the whole step.
+        key_cache, value_cache: (blocks, block size, kv heads, D).
+        output: (tokens, heads, D).
+        **options: further arguments of the kernel.
+    """
+    rows = images.rows
+    packed = query[rows]
+    out = output[rows] if isinstance(rows, slice) else torch.empty_like(output[: len(packed)])
+    kernel(
+        q=packed,
+        k=key_cache,
+        v=value_cache,
+        out=out,
+        cu_seqlens_q=images.query_start_loc,
+        max_seqlen_q=images.max_query_len,
+        seqused_k=images.seq_lens,
+        max_seqlen_k=images.max_seq_len,
+        causal=False,
+        block_table=images.block_table,
+        **options,
+    )
+    if isinstance(rows, torch.Tensor):
+        output.index_copy_(0, rows, out)
+
+
 class SpanFlashAttentionImpl(FlashAttentionImpl):
     """vLLM's FlashAttention, then image queries once more over the whole of their image."""
 
@@ -216,35 +255,23 @@ class SpanFlashAttentionImpl(FlashAttentionImpl):
         if is_quantized_kv_cache(self.kv_cache_dtype):
             dtype = current_platform.fp8_dtype()
             key_cache, value_cache = key_cache.view(dtype), value_cache.view(dtype)
-        rows = images.rows
-        if isinstance(rows, torch.Tensor):
-            out = torch.empty_like(output[: len(rows)])
-        else:
-            out = output[rows]
         scales = (images.seq_lens.shape[0], self.num_kv_heads)
-        quantised_query = self.supports_quant_query_input
-        flash_attention()(
-            q=query[rows],
-            k=key_cache,
-            v=value_cache,
-            out=out,
-            cu_seqlens_q=images.query_start_loc,
-            max_seqlen_q=images.max_query_len,
-            seqused_k=images.seq_lens,
-            max_seqlen_k=images.max_seq_len,
+        attend_images(
+            flash_attention(),
+            images,
+            query,
+            key_cache,
+            value_cache,
+            output,
             softmax_scale=self.scale,
-            causal=False,
-            block_table=images.block_table,
             alibi_slopes=self.alibi_slopes,
             softcap=self.logits_soft_cap,
             fa_version=self.vllm_flash_attn_version,
-            q_descale=layer._q_scale.expand(scales) if quantised_query else None,
+            q_descale=layer._q_scale.expand(scales) if self.supports_quant_query_input else None,
             k_descale=layer._k_scale.expand(scales),
             v_descale=layer._v_scale.expand(scales),
             num_splits=1 if self.batch_invariant_enabled else 0,
         )
-        if isinstance(rows, torch.Tensor):
-            output.index_copy_(0, rows, out)
 
 
 class SpanFlashAttentionBackend(FlashAttentionBackend):

@@ -108,7 +108,7 @@ def _cpu(batch: Batch, *, spans: bool) -> Run:
 def _flash(version: int) -> Kernel:
     def kernel(batch: Batch, *, spans: bool) -> Run:
         """A causal launch over everything, and one more over image rows."""
-        from model_plugin.engine.attention_cuda import to_device
+        from model_plugin.engine.attention_cuda import attend_images, to_device
 
         device, head_size = batch.query.device, batch.query.shape[-1]
         k, v = batch.cache.transpose(1, 2).split(head_size, dim=-1)
@@ -136,25 +136,16 @@ def _flash(version: int) -> Kernel:
                 fa_version=version,
             )
             if images is not None:
-                rows = images.rows
-                query = batch.query[rows]
-                out = output[rows] if isinstance(rows, slice) else torch.empty_like(query)
-                attend(
-                    q=query,
-                    k=k,
-                    v=v,
-                    out=out,
-                    cu_seqlens_q=images.query_start_loc,
-                    max_seqlen_q=images.max_query_len,
-                    seqused_k=images.seq_lens,
-                    max_seqlen_k=images.max_seq_len,
+                attend_images(
+                    attend,
+                    images,
+                    batch.query,
+                    k,
+                    v,
+                    output,
                     softmax_scale=batch.scale,
-                    causal=False,
-                    block_table=images.block_table,
                     fa_version=version,
                 )
-                if isinstance(rows, torch.Tensor):
-                    output.index_copy_(0, rows, out)
             return output
 
         return run

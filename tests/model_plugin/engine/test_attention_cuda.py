@@ -80,7 +80,7 @@ def test_two_launches_are_the_rule(
     batch: list[tuple[int, int, list[Span]]], block_size: int, seed: int
 ) -> None:
     """Causal over everything, then non-causal over packed image rows: the dense mask's result."""
-    from model_plugin.engine.attention_cuda import to_device
+    from model_plugin.engine.attention_cuda import attend_images, to_device
 
     generator = torch.Generator().manual_seed(seed)
     offsets = np.cumsum([0, *(end - start for start, end, _ in batch)]).astype(np.int32)
@@ -105,19 +105,7 @@ def test_two_launches_are_the_rule(
     if images is not None:
         second = to_device(images, table)
         assert isinstance(second.rows, slice) == (images.contiguous is not None)
-        packed = torch.empty_like(q[second.rows])
-        reference_attention(
-            q=q[second.rows],
-            out=packed,
-            cu_seqlens_q=second.query_start_loc,
-            max_seqlen_q=second.max_query_len,
-            seqused_k=second.seq_lens,
-            max_seqlen_k=second.max_seq_len,
-            causal=False,
-            block_table=second.block_table,
-            **launch,
-        )
-        out[second.rows] = packed
+        attend_images(reference_attention, second, q, k, v, out, softmax_scale=SIZE**-0.5)
     for index, (start, end, row) in enumerate(batch):
         ids = block_ids(end, [span for span in row if span[0] < end])
         mask = dense_mask(ids[start:], ids, offset=start)
