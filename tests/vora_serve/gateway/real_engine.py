@@ -55,11 +55,15 @@ class Served:
         """How many tokens the engine has generated since it started."""
         return self.engine_metric("vllm:generation_tokens_total")
 
-    def engine_metric(self, *prefixes: str) -> float:
-        """The sum of the engine's own metrics of these names, asked for behind the gateway."""
+    def engine_socket(self) -> str:
+        """Where the supervised engine listens."""
         match = re.search(r'upstream="unix:([^"]+)"', httpx.get(f"{self.url}/metrics").text)
         assert match is not None
-        transport = httpx.HTTPTransport(uds=match[1])
+        return match[1]
+
+    def engine_metric(self, *prefixes: str) -> float:
+        """The sum of the engine's own metrics of these names, asked for behind the gateway."""
+        transport = httpx.HTTPTransport(uds=self.engine_socket())
         with httpx.Client(transport=transport, base_url="http://engine") as client:
             text = client.get("/metrics", timeout=20).text
         return sum(
@@ -68,25 +72,19 @@ class Served:
 
 
 @contextmanager
-def serving(
-    tmp_path: Path, *arguments: str, model: Path = MODEL, name: str = "tiny"
-) -> Iterator[Served]:
-    """The command, ready; stopped at the end."""
+def command(tmp_path: Path, *arguments: str, log: str = "serve.log") -> Iterator[Served]:
+    """``vora-serve serve`` with these arguments, ready; stopped at the end."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    log = tmp_path / "serve.log"
-    command = [
+    path = tmp_path / log
+    call = [
         sys.executable, "-c", "from vora_serve.cli import main; main()", "serve",
-        "--model", str(model), "--served-model-name", name, "--port", str(port), "--verbose",
-        "--allow-image-network", "127.0.0.1/32", *arguments,
-        "--", "--max-model-len", "1024", "--enforce-eager",
-        # A random model would fill its answers with blanks.
-        "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
+        "--port", str(port), *arguments,
     ]  # fmt: skip
     env = {**os.environ, "OMP_NUM_THREADS": "2", "VORA_SERVE_ENGINE__CPU_KVCACHE_GIB": "1"}
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=env)
-        served = Served(f"http://127.0.0.1:{port}", process, log)
+    with path.open("wb") as output:
+        process = subprocess.Popen(call, stdout=output, stderr=output, env=env)
+        served = Served(f"http://127.0.0.1:{port}", process, path)
         try:
             served.wait_ready()
             yield served
@@ -97,3 +95,19 @@ def serving(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def serving(
+    tmp_path: Path, *arguments: str, model: Path = MODEL, name: str = "tiny"
+) -> Iterator[Served]:
+    """The command with an engine of its own."""
+    engine = [
+        "--", "--max-model-len", "1024", "--enforce-eager",
+        # A random model would fill its answers with blanks.
+        "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
+    ]  # fmt: skip
+    names = ["--model", str(model), "--served-model-name", name, "--verbose"]
+    images = ["--allow-image-network", "127.0.0.1/32"]
+    with command(tmp_path, *names, *images, *arguments, *engine) as served:
+        yield served

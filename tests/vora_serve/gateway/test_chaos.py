@@ -9,175 +9,230 @@ import os
 import random
 import signal
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.vora_serve.gateway.conftest import picture
-from tests.vora_serve.gateway.real_engine import Served, serving
-from tests.vora_serve.gateway.test_chat import data_url, events
+from benchmarks.gateway.mixed import Tally, one
+from tests.vora_serve.gateway.real_engine import Served, command, serving
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 DEADLINE_S = 40.0
+QUEUE = 16
 CONFIG = f"""
 admission:
   max_in_flight: 8
-  max_queued: 16
+  max_queued: {QUEUE}
   queue_timeout_s: 20
   request_timeout_s: {DEADLINE_S}
 engine: {{hang_timeout_s: 12, restart_backoff_s: 0.5}}
 routing: {{health_interval_s: 0.5, health_timeout_s: 2}}
+server: {{grace_period_s: 20}}
 """
 
 
-@dataclass
-class Tally:
-    """What became of the requests."""
+class CuttingProxy:
+    """Between a gateway and the engine's socket; aborts every connection when told to."""
 
-    outcomes: Counter[str] = field(default_factory=Counter)
-    slowest: float = 0.0
-    wrong: list[str] = field(default_factory=list)
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self.cuts = 0
 
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
-def body(name: str, stream: bool, with_image: bool) -> dict[str, Any]:
-    """A request whose only possible answer is its own name."""
-    content: Any = f"say {name}"
-    if with_image:
-        content = [
-            {"type": "text", "text": content},
-            {"type": "image_url", "image_url": {"url": data_url(picture(40, 40))}},
-        ]
-    return {
-        "model": "tiny",
-        "messages": [{"role": "user", "content": content}],
-        "max_tokens": 64,
-        "stream": stream,
-        "structured_outputs": {"choice": [name]},
-    }
+    def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
 
+    def cut(self) -> None:
+        for writer in list(self._writers):
+            self.cuts += 1
+            writer.transport.abort()
 
-async def one(client: httpx.AsyncClient, name: str, chance: random.Random, tally: Tally) -> None:
-    stream, leaves = chance.random() < 0.5, chance.random() < 0.15
-    payload = body(name, stream, chance.random() < 0.3)
-    began = time.monotonic()
-    try:
-        async with client.stream("POST", "/v1/chat/completions", json=payload) as answer:
-            if leaves:
-                await asyncio.sleep(chance.random() * 0.5)
-                tally.outcomes["left"] += 1
-                return
-            text = (await answer.aread()).decode()
-    except httpx.HTTPError as error:
-        tally.outcomes[type(error).__name__] += 1
-        return
-    finally:
-        tally.slowest = max(tally.slowest, time.monotonic() - began)
-    if answer.status_code != 200:
-        tally.outcomes[str(answer.status_code)] += 1
-        assert json.loads(text)["error"]["message"]
-    elif stream:
-        got = events(text)
-        if got[-1] == "[DONE]":
-            said = "".join(e["choices"][0]["delta"].get("content") or "" for e in got[:-1])
-            tally.outcomes["stream"] += 1
-            if said != name:
-                tally.wrong.append(f"{name}: {said}")
-        else:
-            assert got[-1]["error"]
-            tally.outcomes["stream with error"] += 1
-    else:
-        said = json.loads(text)["choices"][0]["message"]["content"]
-        tally.outcomes["whole"] += 1
-        if said != name:
-            tally.wrong.append(f"{name}: {said}")
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there = await asyncio.open_unix_connection(self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers.add(writer)
+        pipes = [self._pipe(reader, there[1]), self._pipe(there[0], writer)]
+        try:
+            await asyncio.wait(
+                [asyncio.ensure_future(pipe) for pipe in pipes], return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            self._writers.discard(writer)
+            writer.transport.abort()
+            there[1].transport.abort()
+
+    @staticmethod
+    async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while piece := await reader.read(65536):
+                writer.write(piece)
+                await writer.drain()
 
 
-async def load(served: Served, tally: Tally, clients: int, until: asyncio.Event) -> None:
-    """So many clients, each with one request after the other."""
+@contextlib.asynccontextmanager
+async def load(url: str, tally: Tally, clients: int, prefix: str) -> AsyncIterator[None]:
+    """So many clients, each with one request after the other, until the block ends."""
+    stop = asyncio.Event()
 
     async def client(number: int) -> None:
-        chance = random.Random(number)
+        chance = random.Random(f"{prefix}{number}")
         limits = httpx.Limits(max_connections=1)
         async with httpx.AsyncClient(
-            base_url=served.url, timeout=DEADLINE_S + 20, limits=limits
+            base_url=url, timeout=DEADLINE_S + 20, limits=limits, trust_env=False
         ) as http:
             count = 0
-            while not until.is_set():
+            while not stop.is_set():
                 count += 1
-                await one(http, f"c{number}-{count}", chance, tally)
+                await one(http, "tiny", f"{prefix}{number}-{count}", chance, tally)
                 if chance.random() < 0.3:
                     await asyncio.sleep(0.1)
 
-    await asyncio.gather(*(client(number) for number in range(clients)))
+    running = asyncio.gather(*(client(number) for number in range(clients)))
+    try:
+        yield
+    finally:
+        stop.set()
+        await running
 
 
-async def ready(served: Served, wanted: bool, within: float) -> float:
+async def ready(url: str, wanted: bool, within: float) -> float:
+    """Until the gateway says so; seconds it took."""
     began = time.monotonic()
-    async with httpx.AsyncClient(base_url=served.url, timeout=5) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=5, trust_env=False) as http:
         while time.monotonic() - began < within:
             with contextlib.suppress(httpx.HTTPError):
                 if ((await http.get("/ready")).status_code == 200) is wanted:
-                    return time.monotonic() - began
+                    return round(time.monotonic() - began, 1)
             await asyncio.sleep(0.1)
     raise AssertionError(f"never {'ready' if wanted else 'down'}")
+
+
+async def idle(served: Served, within: float = 60) -> float:
+    """Until the engine's own count of requests is zero; seconds it took."""
+    began = time.monotonic()
+    while served.running_requests():
+        assert time.monotonic() - began < within, "the engine still works for nobody"
+        await asyncio.sleep(0.1)
+    return round(time.monotonic() - began, 1)
+
+
+async def flood(url: str, tally: Tally) -> None:
+    """Twenty times what the queue holds, at once."""
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(
+        base_url=url, timeout=DEADLINE_S + 20, limits=limits, trust_env=False
+    ) as http:
+        chance = random.Random(7)
+        names = [f"flood{index}" for index in range(20 * QUEUE)]
+        await asyncio.gather(*(one(http, "tiny", name, chance, tally) for name in names))
 
 
 def test_chaos(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(CONFIG)
-    tally, notes = Tally(), dict[str, float]()
+    tallies: dict[str, Tally] = {}
+    notes: dict[str, Any] = {}
 
-    async def scenario(served: Served) -> None:
-        stop = asyncio.Event()
-        loading = asyncio.create_task(load(served, tally, clients=12, until=stop))
-        await asyncio.sleep(8)
-        os.kill(served.engine_pids()[0], signal.SIGKILL)
-        await ready(served, False, 20)
-        notes["back after kill -9"] = await ready(served, True, 200)
-        await asyncio.sleep(5)
-        for pid in served.engine_pids():
-            os.kill(pid, signal.SIGSTOP)
-        await ready(served, False, 60)
-        notes["back after a hang"] = await ready(served, True, 240)
-        await asyncio.sleep(5)
-        # Twenty times what the queue holds, at once.
-        flood = Tally()
-        async with httpx.AsyncClient(
-            base_url=served.url,
-            timeout=DEADLINE_S + 20,
-            limits=httpx.Limits(max_connections=None),
-        ) as http:
-            chance = random.Random(7)
-            names = [f"flood-{index}" for index in range(20 * 16)]
-            await asyncio.gather(*(one(http, name, chance, flood) for name in names))
-        assert flood.outcomes["429"] > 100
-        tally.outcomes.update({f"flood {key}": n for key, n in flood.outcomes.items()})
-        tally.wrong += flood.wrong
-        tally.slowest = max(tally.slowest, flood.slowest)
-        stop.set()
-        await loading
-        until = time.monotonic() + 10
-        while served.running_requests() and time.monotonic() < until:
-            await asyncio.sleep(0.2)
-        assert served.running_requests() == 0
+    def tally(phase: str) -> Tally:
+        return tallies.setdefault(phase, Tally())
 
-    with serving(tmp_path, "--config", str(config)) as served:
-        asyncio.run(scenario(served))
+    async def engine_faults(served: Served) -> None:
+        async with load(served.url, tally("kill -9"), 12, "k"):
+            await asyncio.sleep(8)
+            os.kill(served.engine_pids()[0], signal.SIGKILL)
+            await ready(served.url, False, 30)
+            notes["back after kill -9, s"] = await ready(served.url, True, 400)
+            await asyncio.sleep(5)
+        async with load(served.url, tally("hang"), 12, "h"):
+            await asyncio.sleep(3)
+            for pid in served.engine_pids():
+                os.kill(pid, signal.SIGSTOP)
+            await ready(served.url, False, 90)
+            notes["back after a hang, s"] = await ready(served.url, True, 400)
+            await asyncio.sleep(5)
+        notes["engine idle after the load, s"] = await idle(served)
+
+    async def cuts(served: Served) -> None:
+        proxy = CuttingProxy(served.engine_socket())
+        url = await proxy.start()
+        loop = asyncio.get_running_loop()
+        front = command(tmp_path, "--upstream", url, "--config", str(config), log="front.log")
+        second = await loop.run_in_executor(None, front.__enter__)
+        try:
+            async with load(second.url, tally("cut connections"), 12, "c"):
+                for _ in range(20):
+                    await asyncio.sleep(0.7)
+                    proxy.cut()
+                notes["back after cuts, s"] = await ready(second.url, True, 60)
+                await asyncio.sleep(3)
+            notes["connections cut"] = proxy.cuts
+            await idle(served)
+        finally:
+            await loop.run_in_executor(None, front.__exit__, None, None, None)
+            proxy.stop()
+
+    async def full(served: Served) -> None:
+        async with load(served.url, tally("full queue"), 4, "f"):
+            await flood(served.url, tally("full queue"))
+        await idle(served)
         text = httpx.get(f"{served.url}/metrics").text
         assert "vora_gateway_requests_in_flight 0.0" in text
         assert "vora_gateway_requests_queued 0.0" in text
-    assert served.process.returncode == 0
-    report = {"outcomes": dict(tally.outcomes), "slowest_s": tally.slowest, **notes}
-    (tmp_path / "chaos.json").write_text(json.dumps(report, indent=2))
+
+    async def term(served: Served) -> None:
+        began = 0.0
+        async with load(served.url, tally("SIGTERM"), 8, "t"):
+            await asyncio.sleep(4)
+            began = time.monotonic()
+            served.process.send_signal(signal.SIGTERM)
+            while served.process.poll() is None:
+                assert time.monotonic() - began < 120
+                await asyncio.sleep(0.1)
+        notes["ended after SIGTERM, s"] = round(time.monotonic() - began, 1)
+
+    async def scenario(served: Served) -> None:
+        await engine_faults(served)
+        await cuts(served)
+        await full(served)
+        await term(served)
+
+    with serving(tmp_path, "--config", str(config)) as served:
+        asyncio.run(scenario(served))
+    report = {
+        "deadline_s": DEADLINE_S,
+        "phases": {phase: seen.report() for phase, seen in tallies.items()},
+        **notes,
+    }
     if "VORA_TEST_REPORT" in os.environ:
-        Path(os.environ["VORA_TEST_REPORT"]).write_text(json.dumps(report, indent=2))
-    assert not tally.wrong
-    assert tally.slowest < DEADLINE_S + 5
-    assert tally.outcomes["whole"] > 20
-    assert tally.outcomes["stream"] > 20
-    assert not {"ReadTimeout", "500"} & set(tally.outcomes)
+        Path(os.environ["VORA_TEST_REPORT"]).write_text(json.dumps(report, indent=2) + "\n")
+    assert served.process.returncode == 0
+    for phase, seen in tallies.items():
+        assert not seen.wrong, (phase, seen.wrong[:5])
+        assert seen.slowest_s < DEADLINE_S + 5, phase
+        assert not {"ReadTimeout", "500"} & set(seen.outcomes), phase
+        assert seen.outcomes["whole"], phase
+        assert seen.outcomes["stream"], phase
+    assert tallies["full queue"].outcomes["429"] > 100
+    assert notes["connections cut"] > 20
+    # Each fault was felt: else this shows nothing.
+    for phase, signs in {
+        "kill -9": {"502", "503", "stream that ended with an error"},
+        "hang": {"502", "503", "504", "stream that ended with an error"},
+        "cut connections": {"502", "stream that ended with an error"},
+        "SIGTERM": {"503", "ConnectError", "RemoteProtocolError", "ReadError"},
+    }.items():
+        assert signs & set(tallies[phase].outcomes), phase
