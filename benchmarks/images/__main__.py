@@ -79,12 +79,12 @@ def clip_processors(side: int) -> dict[str, Any]:
     return found
 
 
-def decoded(settings: ImageSettings, repeats: int, count: int) -> list[str]:
+def decoded(settings: ImageSettings, repeats: int, count: int, sizes: int) -> list[str]:
     """The table for decoded pictures."""
     ours, clips = VoRAImageProcessor(settings), clip_processors(settings.image_size)
     lines = ["| picture | processor | images/s | CPU ms an image | VoRA's throughput over it |"]
     lines.append("|---|---|---|---|---|")
-    for width, height in SIZES:
+    for width, height in SIZES[:sizes]:
         pictures = [photograph(width, height, seed) for seed in range(count)]
         native = VoRAImageProcessor(ImageSettings(resolution="native"))
         runs: dict[str, Callable[[], object]] = {
@@ -109,7 +109,7 @@ def size_of(data: bytes) -> tuple[int, int]:
     return decode(data)[0].size
 
 
-def files(settings: ImageSettings, repeats: int, count: int) -> list[str]:
+def files(settings: ImageSettings, repeats: int, count: int, sizes: int) -> list[str]:
     """The table for picture files."""
     ours = VoRAImageProcessor(settings)
     threads = available_threads()
@@ -118,7 +118,7 @@ def files(settings: ImageSettings, repeats: int, count: int) -> list[str]:
         "| scaled decoding, images/s | its mean pixel difference | peak MiB (scaled) |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for width, height in SIZES[1:]:
+    for width, height in SIZES[1:sizes]:
         for kind in KINDS:
             data = [encode(photograph(width, height, seed), kind) for seed in range(count)]
             runs: dict[str, Callable[[], object]] = {
@@ -185,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.images", description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--count", type=int, default=8, help="pictures in a call [8]")
+    parser.add_argument("--sizes", type=int, default=len(SIZES), help="how many of the sizes [all]")
     parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
@@ -202,9 +203,9 @@ def main() -> None:
         f"transformers {transformers.__version__}; {options.count} pictures a call, medians of "
         f"{options.repeats} turns.",
         "",
-        *decoded(settings, options.repeats, options.count),
+        *decoded(settings, options.repeats, options.count, options.sizes),
         "",
-        *files(settings, options.repeats, options.count),
+        *files(settings, options.repeats, options.count, options.sizes),
     ]
     sys.stdout.write("\n".join(out) + "\n")
 
