@@ -28,6 +28,12 @@ export async function upload_tells_size_tokens_and_cost({ world, open }) {
   const withGrid = await drawn();
   await page.click("#picture-grid");
   assert.notEqual(await drawn(), withGrid, "the grid is drawn");
+  await page.keyboard.press("Escape");
+  const small = () => page.evaluate(() => document.querySelector(".turn canvas").toDataURL());
+  const before = await small();
+  await page.click("#open-settings");
+  await page.click("#grid");
+  assert.notEqual(await small(), before, "the grid can be taken off everywhere");
 }
 
 export async function the_sample_needs_two_clicks({ world, open }) {
@@ -224,7 +230,11 @@ export async function code_runs_elsewhere({ world, open }) {
 export async function how_it_sees({ world, open }) {
   const page = await open(world.real);
   await ready(page);
-  await upload(page, picture(world, "scene.png"), picture(world, "digit.png"));
+  await page.click("#add-url");
+  await page.fill("#url", `${world.web}/scene.png`);
+  await page.click("#url-add");
+  await page.waitForSelector("#pictures .shot");
+  await upload(page, picture(world, "digit.png"));
   const [said] = await ask(page, "How many shapes are there?");
   await page.click(".after >> text=How it sees");
   await page.waitForSelector("#explain-tokens button", { timeout: 60_000 });

@@ -47,6 +47,13 @@ function choose(token) {
   redraw();
 }
 
+/** The messages with pictures' addresses replaced by what the gateway fetched there. */
+const withData = (messages, pictures) => messages.map((message) => (Array.isArray(message.content)
+  ? { ...message, content: message.content.map((part) => {
+    const given = pictures.find((picture) => picture.url === part.image_url?.url);
+    return given?.source === "url" ? { type: "image_url", image_url: { url: given.image.src } } : part;
+  }) } : message));
+
 export async function showExplain(body, answer, pictures, model, side, settings) {
   view.data = null;
   view.pictures = pictures.map((picture) => ({ picture, facts: fate(picture, model, side, settings) }));
@@ -57,7 +64,7 @@ export async function showExplain(body, answer, pictures, model, side, settings)
   $("explain").showModal();
   draw($("explain-canvas"), view.pictures[0].picture, view.pictures[0].facts, { box: dialogBox($("explain-canvas")) });
   try {
-    view.data = await explain({ model: body.model, messages: body.messages, answer });
+    view.data = await explain({ model: body.model, messages: withData(body.messages, pictures), answer });
   } catch (error) {
     $("explain-what").textContent = error.message;
     return;

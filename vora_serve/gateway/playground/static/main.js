@@ -78,21 +78,25 @@ async function connect() {
 
 // ------------------------------------------------------------------ pictures
 
-function shot(picture, lane, side) {
-  const facts = fate(picture, modelOf(lane), sideOf(lane), page.settings);
+/** What a lane asks with, as it is now. */
+const choice = (lane) => ({ model: modelOf(lane), side: sideOf(lane) });
+
+/** A picture as it is served, to look at closer. `height` is the room that it has. */
+function shot(picture, { model, side }, height) {
+  const facts = fate(picture, model, side, page.settings);
   const canvas = h("canvas", { "aria-hidden": "true" });
-  draw(canvas, picture, facts, { grid: $("grid").checked, box: [Math.min(side * 1.4, window.innerWidth - 70), side] });
+  draw(canvas, picture, facts, { grid: $("grid").checked, box: [Math.min(height * 1.4, window.innerWidth - 70), height] });
   return h("button", {
     type: "button", class: "shot", "aria-label": `Look closer at ${picture.name}: ${summary(picture, facts)}`,
-    on: { click: () => showPicture(picture, modelOf(lane), sideOf(lane), page.settings) },
+    on: { click: () => showPicture(picture, model, side, page.settings) },
   }, canvas, h("span", { text: summary(picture, facts) }));
 }
 
-const shots = (turn, lane) => turn.pictures.map((picture) => shot(picture, lane, 220));
+const shots = (turn, chosen) => turn.pictures.map((picture) => shot(picture, chosen, 220));
 
 function drawWaiting() {
   $("pictures").replaceChildren(
-    ...page.waiting.map((picture) => h("li", {}, shot(picture, page.lanes[0], 110), h("button", {
+    ...page.waiting.map((picture) => h("li", {}, shot(picture, choice(page.lanes[0]), 110), h("button", {
       type: "button", class: "remove", text: "×", "aria-label": `Remove ${picture.name}`,
       on: { click: () => {
         page.waiting = page.waiting.filter((other) => other !== picture);
@@ -167,11 +171,18 @@ function ask(turn) {
         ? () => showExplain(body, turn.answers[lane.index].text, pictures, modelOf(lane), side, page.settings) : null,
     });
   });
-  // Side by side, each shows what it was sent.
-  const apart = page.lanes.length > 1 && turn.pictures.length;
-  turn.node.querySelector(".answers").replaceChildren(...turn.answers.map((answer, index) =>
-    (apart ? h("div", {}, h("div", { class: "shown" }, ...shots(turn, page.lanes[index])), answer.node) : answer.node)));
-  turn.node.querySelector(".asked > .shown").replaceChildren(...(apart ? [] : shots(turn, page.lanes[0])));
+  // Side by side, each shows what it was sent; later changes of the lanes change nothing here.
+  const chosen = page.lanes.map(choice);
+  const apart = chosen.length > 1 && turn.pictures.length > 0;
+  const columns = turn.answers.map((answer) =>
+    h("div", {}, h("div", { class: "shown" }), answer.node));
+  turn.node.querySelector(".answers").replaceChildren(...columns);
+  turn.show = () => {
+    turn.node.querySelector(".asked > .shown").replaceChildren(...(apart ? [] : shots(turn, chosen[0])));
+    columns.forEach((column, index) =>
+      column.firstChild.replaceChildren(...(apart ? shots(turn, chosen[index]) : [])));
+  };
+  turn.show();
   $("log").scrollTop = $("log").scrollHeight;
   showBusy();
   announce("Answering");
@@ -293,7 +304,10 @@ function wireDrop() {
 }
 
 async function start() {
-  prepareSettings({ changed: redraw, keyChanged: connect });
+  prepareSettings({
+    changed: () => { redraw(); page.turns.forEach((turn) => turn.show()); },
+    keyChanged: connect,
+  });
   wire();
   addLane(0);
   try {
