@@ -1,4 +1,4 @@
-"""SIGTERM to the whole ``vora-serve serve``: streams end by themselves, a second signal cuts them."""
+"""What is told to stop while streams run: all of ``vora-serve serve``, or an engine behind it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ import anyio
 import httpx
 import pytest
 
-from tests.vora_serve.gateway.fake_engine import FakeEngine, running
+from tests.vora_serve.gateway.fake_engine import FakeEngine, ThreadServer, running
 
 COMMAND = [sys.executable, "-c", "from vora_serve.cli import main; main()"]
-BODY = {
-    "model": "vora-test",
-    "messages": [{"role": "user", "content": "hi"}],
-    "stream": True,
-}
-LIMIT_S = 60.0
+LIMIT_S = 240.0
+
+
+def _body(text: str = "hi") -> dict[str, Any]:
+    return {
+        "model": "vora-test",
+        "messages": [{"role": "user", "content": text}],
+        "stream": True,
+    }
 
 
 @dataclass
@@ -56,16 +59,16 @@ def until(condition: Callable[[], bool]) -> None:
 class Stream:
     """One streamed answer, read in a thread."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, text: str = "hi") -> None:
         self.lines: list[str] = []
         self._first: queue.Queue[str] = queue.Queue()
-        self._thread = threading.Thread(target=self._read, args=(url,), daemon=True)
+        self._thread = threading.Thread(target=self._read, args=(url, text), daemon=True)
         self._thread.start()
 
-    def _read(self, url: str) -> None:
+    def _read(self, url: str, text: str) -> None:
         with (
             httpx.Client(timeout=LIMIT_S, trust_env=False) as client,
-            client.stream("POST", f"{url}/v1/chat/completions", json=BODY) as response,
+            client.stream("POST", f"{url}/v1/chat/completions", json=_body(text)) as response,
         ):
             for line in response.iter_lines():
                 if line:
@@ -84,7 +87,7 @@ class Stream:
 
 
 @contextmanager
-def service(engine: FakeEngine, workers: int, log: Path) -> Iterator[tuple[Any, str]]:
+def service(engine: FakeEngine, workers: int, log: Path, *more: str) -> Iterator[tuple[Any, str]]:
     """The command as a user starts it, in front of the engine: its process and URL."""
     environment = {
         **os.environ,
@@ -93,6 +96,7 @@ def service(engine: FakeEngine, workers: int, log: Path) -> Iterator[tuple[Any, 
         "VORA_SERVE_ROUTING__HEALTH_INTERVAL_S": "0.1",
     }
     arguments = ["serve", "--upstream", engine.url, "--port", "0", "--workers", str(workers)]
+    arguments += more
     with log.open("wb") as errors:
         process = subprocess.Popen([*COMMAND, *arguments], stderr=errors, env=environment)
     try:
@@ -125,7 +129,7 @@ def test_sigterm_lets_streams_end(workers: int, tmp_path: Path) -> None:
         assert "delta" in stream.begun()
         process.send_signal(signal.SIGTERM)
         until(lambda: _status(url) == 503)
-        refused = httpx.post(f"{url}/v1/chat/completions", json=BODY, trust_env=False)
+        refused = httpx.post(f"{url}/v1/chat/completions", json=_body(), trust_env=False)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
         assert process.poll() is None, "it waits for the stream"
         assert engine.cancelled == 0
@@ -150,3 +154,45 @@ def test_a_second_sigterm_cuts_streams(tmp_path: Path) -> None:
         assert process.wait(LIMIT_S) == 0
         until(lambda: engine.cancelled == 1)
     assert "Traceback" not in log.read_text()
+
+
+def test_an_engine_that_stops_finishes_its_streams(tmp_path: Path) -> None:
+    """As engines do when they are told to (vora_serve.engine.stopping): the listening socket is
+    gone, running streams are not. New requests go to another engine meanwhile."""
+    held, other = HeldEngine(), FakeEngine()
+    server = ThreadServer(held.app())
+    server._config.timeout_graceful_shutdown = int(LIMIT_S)
+    held.url = f"http://127.0.0.1:{server.start()}"
+    log = tmp_path / "log"
+    with running(other), service(held, 1, log, "--upstream", other.url) as (process, url):
+        streams: list[Stream] = []
+        while not held.seen:  # which engine a request goes to is its text's business
+            streams.append(Stream(url, f"hi {len(streams)}"))
+            streams[-1].begun()
+        assert held.running == 1
+        server._server.should_exit = True
+        until(lambda: _refused(held.url))
+        before = len(other.seen)
+        for number in range(8):
+            answer = httpx.post(
+                f"{url}/v1/chat/completions",
+                json={**_body(f"new {number}"), "stream": False},
+                trust_env=False,
+            )
+            assert answer.status_code == 200, answer.text
+        assert len(other.seen) == before + 8
+        assert len(held.seen) == 1
+        held.released.set()
+        for stream in streams:
+            assert stream.all()[-1] == "data: [DONE]"
+        assert process.poll() is None
+
+
+def _refused(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/health", timeout=5, trust_env=False)
+    except httpx.ConnectError:
+        return True
+    except httpx.HTTPError:
+        return False
+    return False

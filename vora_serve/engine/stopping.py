@@ -35,7 +35,8 @@ def finishing(base: type[uvicorn.Server]) -> type[uvicorn.Server]:
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
             # vLLM's own handlers are there by now; these take their place.
-            timeout = self.config.app.state.engine_client.vllm_config.shutdown_timeout
+            engine = getattr(self.config.app.state, "engine_client", None)
+            timeout = engine.vllm_config.shutdown_timeout if engine is not None else 0
             if timeout > 0:
                 self.config.timeout_graceful_shutdown = timeout
                 loop = asyncio.get_running_loop()

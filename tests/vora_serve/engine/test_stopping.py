@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-LIMIT_S = 60.0
+LIMIT_S = 240.0
 
 
 def until(condition: Callable[[], bool]) -> None:
