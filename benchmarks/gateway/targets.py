@@ -68,7 +68,7 @@ def free_port() -> int:
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], headers: dict[str, str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # LiteLLM imports for long
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"it ended with code {process.returncode}")
