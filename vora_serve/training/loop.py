@@ -69,7 +69,8 @@ def train(
     optimizers = make_optimizers(module, settings)
     schedule = make_schedule(settings)
     base_lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    state = RunState(out_dir / STATE_FOLDER, module, optimizers, settings, accelerator)
+    stream = samples if isinstance(samples, Data) else None
+    state = RunState(out_dir / STATE_FOLDER, module, optimizers, settings, accelerator, stream)
     start = state.load()
     wrapped: torch.nn.Module = module
     if accelerator.num_processes > 1 and not sharded:

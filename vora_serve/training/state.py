@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from model_plugin import CheckpointError
+from vora_serve.training.data_recipe import Data
 from vora_serve.training.recipe import Optimisation
 from vora_serve.training.stream import State
 
@@ -39,6 +40,7 @@ class RunState:
         optimizers: of the run.
         settings: the recipe's; a state of another recipe is refused.
         accelerator: of the run.
+        data: the recipe's section, where a stream is trained on; likewise.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class RunState:
         optimizers: list[torch.optim.Optimizer],
         settings: Optimisation,
         accelerator: Accelerator,
+        data: Data | None = None,
     ) -> None:
         self.folder, self.module, self.optimizers = folder, module, optimizers
         self.settings, self.accelerator = settings, accelerator
+        self.data = data.model_dump(mode="json") if data is not None else None
         #: Where the data stood: states of all lanes.
         self.lanes: dict[int, State] = {}
 
@@ -71,6 +75,7 @@ class RunState:
             "settings": self.settings.model_dump(mode="json"),
             "random": (random.getstate(), np.random.get_state(), torch.get_rng_state()),
             "lanes": lanes,
+            "data": self.data,
         }
         if self.settings.sharding == "none":
             if self.accelerator.is_main_process:
@@ -94,7 +99,8 @@ class RunState:
         # Our own file, with Python's and numpy's random states in it.
         data = torch.load(file, map_location="cpu", weights_only=False)
         # Keys that came later have the value that changes nothing.
-        if Optimisation.model_validate(data["settings"]) != self.settings:
+        same = Optimisation.model_validate(data["settings"]) == self.settings
+        if not same or data.get("data") != self.data:
             raise CheckpointError(
                 f"{file} was saved under another recipe; remove its folder to begin anew."
             )
