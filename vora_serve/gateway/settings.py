@@ -66,7 +66,7 @@ class ServerSettings(Section):
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     backlog: PositiveInt = 2048
     max_body_bytes: PositiveInt = 32 * 2**20
-    max_body_memory_bytes: PositiveInt = 128 * 2**20
+    max_body_memory_bytes: PositiveInt = 96 * 2**20
     """Bytes of request bodies and images held at one time by a worker, all requests together."""
     body_timeout_s: Seconds = 30.0
     keep_alive_s: Seconds = 75.0
@@ -168,8 +168,8 @@ class ImageSettings(Section):
     deny_hosts: list[str] = []
     max_count: PositiveInt = 16
     max_bytes: PositiveInt = 20 * 2**20
-    max_total_bytes: PositiveInt = 32 * 2**20
-    max_pixels: PositiveInt = 32_000_000
+    max_total_bytes: PositiveInt = 24 * 2**20
+    max_pixels: PositiveInt = 25_000_000
     max_total_pixels: PositiveInt = 128_000_000
     min_side_pixels: PositiveInt = 2
     max_aspect_ratio: Annotated[float, Field(ge=1)] = 200.0
@@ -184,7 +184,7 @@ class ImageSettings(Section):
     max_concurrent_fetches: PositiveInt = 64
     max_concurrent_fetches_per_request: PositiveInt = 8
     decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
-    decode_memory_pixels: PositiveInt = 32_000_000
+    decode_memory_pixels: PositiveInt = 25_000_000
     """Pixels being decoded at one time, all requests together."""
     passthrough: bool = True
     """Forward a plain JPEG or PNG as it came once it has been decoded without fault."""

@@ -161,7 +161,7 @@ def test_memory_under_many_large_pictures(tmp_path: Path) -> None:
     file = noise(1600)
     assert 1_500_000 < len(file) < 3_000_000
     patient = {"timeout_s": 600, "total_timeout_s": 600}
-    wide = picture(6000, 5000, mode="RGBA", colour=(1, 2, 3, 4))
+    wide = picture(5000, 5000, mode="RGBA", colour=(1, 2, 3, 4))
     with (
         running(FakeEngine(looks=False, first_delay_s=1)) as engine,
         serving(FakeWeb(WORLD)) as world,
