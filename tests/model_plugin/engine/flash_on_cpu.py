@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from model_plugin import register
 from model_plugin.engine.kernels import reference_attention
 
 
@@ -38,6 +39,8 @@ def flash_attention_on_cpu(version: int = 3) -> Iterator[list[dict[str, Any]]]:
     from vllm.v1.attention.backends import flash_attn
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
+    # Or the engine's own start would put the CPU backend back.
+    register()
     launches: list[dict[str, Any]] = []
 
     def launch(**arguments: Any) -> torch.Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import FIXTURES
 from tests.model_plugin.conftest import noise_image, open_image
@@ -16,6 +16,7 @@ from tests.model_plugin.engine.harness import (
     Case,
     assert_exact,
     difference,
+    engine_config,
     generate,
     needs_vllm,
     running_engine,
@@ -131,3 +132,69 @@ def test_speculation_by_ngrams(oracle: Oracle) -> None:
         )
     for case, output in zip(CASES, outputs, strict=True):
         assert list(output.outputs[0].token_ids) == oracle.greedy(case.prompt, case.images)
+
+
+def test_model_runner_v2(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newer runner reports images to attention as the older does; it needs Triton."""
+    from vllm.triton_utils import HAS_TRITON
+
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    if not HAS_TRITON:
+        with pytest.raises(ValueError, match="Model Runner V2 requires Triton"):
+            engine_config(FIXTURES / "merged")
+        pytest.skip("there is no Triton on CPU; vLLM says so at start-up")
+    with running_engine(FIXTURES / "merged") as engine:
+        assert engine.llm_engine.vllm_config.use_v2_model_runner
+        assert_exact(oracle, CASES, generate(engine, CASES, prompt_logprobs=False))
+
+
+INT8 = {
+    "quant_method": "compressed-tensors",
+    "format": "int-quantized",
+    "quantization_status": "compressed",
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {
+                "num_bits": 8,
+                "type": "int",
+                "symmetric": True,
+                "strategy": "channel",
+                "dynamic": False,
+            },
+            "input_activations": {
+                "num_bits": 8,
+                "type": "int",
+                "symmetric": True,
+                "strategy": "token",
+                "dynamic": True,
+            },
+        }
+    },
+    "ignore": ["lm_head"],
+}
+
+
+def test_quantised_weights(tmp_path: Path, oracle: Oracle) -> None:
+    """8-bit weights in vLLM's own format, extra biases and the embedder in full precision."""
+    for file in (FIXTURES / "merged").iterdir():
+        if file.suffix == ".json":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"quantization_config": INT8}))
+    tensors, rounded = {}, Oracle(FIXTURES / "merged")
+    for name, tensor in load_file(FIXTURES / "merged" / "model.safetensors").items():
+        if name.startswith("llm.model.layers.") and name.endswith("_proj.weight"):
+            scale = tensor.abs().amax(1, keepdim=True) / 127
+            tensors[f"{name}_scale"] = scale
+            tensor = (tensor / scale).round().to(torch.int8)
+            layer = rounded.llm.get_submodule(name.removeprefix("llm.").removesuffix(".weight"))
+            layer.weight.data = tensor.float() * scale
+        tensors[name] = tensor
+    save_file(tensors, str(tmp_path / "model.safetensors"))
+    with running_engine(tmp_path) as engine:
+        [output] = generate(engine, CASES[:1], prompt_logprobs=False)
+    # Activations are rounded as well. The same weights without the biases are far further off.
+    near = difference(rounded, CASES[0], output)
+    without = difference(Oracle(FIXTURES / "merged", biases=False), CASES[0], output)
+    assert near < 0.5 < without

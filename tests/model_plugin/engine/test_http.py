@@ -1,0 +1,143 @@
+"""The engine's own HTTP server on a released fixture: what it refuses, and what it can be made to.
+
+One engine for all of it, as `vora-serve engine` starts one; the gateway in front checks most of
+this before, but an engine may be asked by others.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.checkpoints import FIXTURES
+from tests.model_plugin.conftest import noise_image
+from tests.model_plugin.engine.harness import needs_vllm
+
+pytestmark = [needs_vllm, pytest.mark.engine, pytest.mark.slow]
+
+#: Tokens; the fixture's tokenizer makes nearly every character one, an image is 64.
+CONTEXT = 700
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    folder = tmp_path_factory.mktemp("engine")
+    socket = folder / "engine.sock"
+    command = [
+        *(sys.executable, "-m", "vora_serve.engine", "--model", str(FIXTURES / "merged")),
+        *("--uds", str(socket), "--served-model-name", "tiny", "--dtype", "float32"),
+        *("--enforce-eager", "--max-model-len", str(CONTEXT), "--max-num-seqs", "4"),
+        *("--limit-mm-per-prompt", '{"image": 3}', "--enable-auto-tool-choice"),
+        *("--tool-call-parser", "hermes"),
+    ]
+    log = folder / "log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, stdout=output, stderr=output, env=os.environ) as process,
+        httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://engine", timeout=120
+        ) as client,
+    ):
+        try:
+            deadline = time.monotonic() + 400
+            while True:
+                assert process.poll() is None, log.read_text()[-3000:]
+                assert time.monotonic() < deadline, log.read_text()[-3000:]
+                try:
+                    if client.get("/health").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    time.sleep(0.5)
+            yield client
+        finally:
+            process.terminate()
+
+
+def url(image: Image.Image) -> str:
+    file = BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def chat(client: httpx.Client, images: list[str], text: str = "What?", **fields: Any) -> Any:
+    parts: list[Any] = [{"type": "image_url", "image_url": {"url": link}} for link in images]
+    content = [*parts, {"type": "text", "text": text}]
+    body = {"model": "tiny", "messages": [{"role": "user", "content": content}], "max_tokens": 30}
+    return client.post("/v1/chat/completions", json=body | fields)
+
+
+GOOD = url(noise_image(90, 60))
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "single_pixel": ([url(Image.new("RGB", (1, 1)))], "1x1 pixels"),
+    "elongated": ([url(Image.new("RGB", (900, 4)))], "aspect ratio must not exceed 200"),
+    "empty": (["data:image/png;base64,"], ""),
+    "no_picture": (["data:image/png;base64," + base64.b64encode(b"text").decode()], ""),
+    "too_many": ([GOOD] * 4, "3 image"),
+    "beyond_the_context": ([GOOD] * 3, f"{CONTEXT}"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_images_are_the_clients_fault(client: httpx.Client, name: str) -> None:
+    images, limit = REFUSED[name]
+    text = "a" * 600 if name == "beyond_the_context" else "What?"
+    answer = chat(client, images, text)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert limit in error["message"], error
+    assert " at 0x" not in error["message"]
+
+
+@pytest.mark.parametrize(("prompt", "images"), [("<image>", 0), ("<image><image>", 0)])
+def test_placeholders_without_images(client: httpx.Client, prompt: str, images: int) -> None:
+    body = {"model": "tiny", "prompt": prompt, "max_tokens": 2}
+    answer = client.post("/v1/completions", json=body)
+    assert answer.status_code == 400, answer.text
+    assert "images" in answer.json()["error"]["message"]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"seen": {"enum": ["circle", "square"]}, "sure": {"type": "boolean"}},
+    "required": ["seen", "sure"],
+    "additionalProperties": False,
+}
+
+
+def test_structured_outputs(client: httpx.Client) -> None:
+    """Random weights say nothing, but what they say fits the schema, picture or not."""
+    form = {"type": "json_schema", "json_schema": {"name": "seen", "schema": SCHEMA}}
+    for images in ([GOOD], []):
+        answer = chat(client, images, response_format=form, max_tokens=60, temperature=0)
+        assert answer.status_code == 200, answer.text
+        said = json.loads(answer.json()["choices"][0]["message"]["content"])
+        assert said["seen"] in ("circle", "square")
+        assert isinstance(said["sure"], bool)
+
+
+def test_tool_calls(client: httpx.Client) -> None:
+    """A named tool is called with arguments that fit its schema."""
+    tool = {"type": "function", "function": {"name": "look", "parameters": SCHEMA}}
+    choice = {"type": "function", "function": {"name": "look"}}
+    answer = chat(client, [GOOD], tools=[tool], tool_choice=choice, max_tokens=60, temperature=0)
+    assert answer.status_code == 200, answer.text
+    [call] = answer.json()["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "look"
+    assert json.loads(call["function"]["arguments"])["seen"] in ("circle", "square")
+
+
+def test_sampling_goes_on_after_refusals(client: httpx.Client) -> None:
+    answer = chat(client, [GOOD], temperature=0, max_tokens=4, seed=1)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["completion_tokens"] == 4
