@@ -6,21 +6,26 @@ A ``sh``, ``python`` or ``js`` block claims to run unless a comment before it sa
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from tests.docs.blocks import ELSEWHERE, ROOT, Block, blocks, pages
 from tests.playground.conftest import DEMO
 from tests.playground.engine import running_engine
 from tests.playground.test_browser import gateway
+from vora_serve.cli import app
 
 RUN = [
     path
@@ -30,7 +35,7 @@ RUN = [
 ]
 
 
-def test_blocks_are_found_and_reasons_read(tmp_path: Path) -> None:
+def test_blocks_are_found_and_reasons_read() -> None:
     page = ROOT / "docs" / "quickstart.md"
     found = blocks(page)
     assert [block.language for block in found].count("sh") >= 4
@@ -39,13 +44,73 @@ def test_blocks_are_found_and_reasons_read(tmp_path: Path) -> None:
     assert not found[1].why_not
 
 
-def test_reasons_are_given_and_pages_that_are_checked_elsewhere_say_where() -> None:
+def test_reasons_are_given() -> None:
     for path in pages():
         for block in blocks(path):
             assert block.why_not is None or len(block.why_not) > 10, block.name
-    for reason in ELSEWHERE.values():
-        checked = re.match(r"(tests/\S+)", reason)
-        assert checked is None or (ROOT / checked[1]).exists(), reason
+
+
+def commands() -> dict[str, Any]:
+    """Every command of ``vora-serve`` by its words, those of other modules' apps among them."""
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    found: dict[str, Any] = {}
+
+    def add(name: str, command: Any) -> None:
+        found[name] = command
+        for child, inner in getattr(command, "commands", {}).items():
+            add(f"{name} {child}", inner)
+
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        add(name, command)
+    for name, other in hooks.delegated_apps():
+        command = get_command(other)
+        children = getattr(command, "commands", {})
+        add(name, children.get(name, command))
+    return found
+
+
+def used(text: str) -> Iterator[list[str]]:
+    """The arguments of each ``vora-serve`` in a shell block."""
+    for line in text.replace("\\\n", " ").splitlines():
+        found = re.search(r"(?:^|\s|/)vora-serve (.*)", line.split(" #")[0])
+        if found:
+            yield shlex.split(found[1].split("|")[0])
+
+
+def wrong(arguments: list[str], known: dict[str, Any]) -> str | None:
+    """What of a command line does not exist."""
+    words = [word for word in arguments if re.fullmatch(r"[a-z][a-z-]*", word)]
+    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in known), None)
+    if name is None:
+        return f"no command {' '.join(arguments)}"
+    if name == "engine":
+        return None  # the rest is vLLM's
+    options = {option for parameter in known[name].params for option in parameter.opts}
+    options |= {option for parameter in known[name].params for option in parameter.secondary_opts}
+    until = arguments.index("--") if "--" in arguments else len(arguments)
+    for argument in arguments[:until]:
+        option = argument.split("=")[0]
+        if option.startswith("--") and option not in {*options, "--help"}:
+            return f"vora-serve {name} has no {option}"
+    return None
+
+
+def test_commands_in_all_pages_exist() -> None:
+    known = commands()
+    seen = 0
+    for path in pages():
+        for block in blocks(path):
+            if block.language == "sh":
+                for arguments in used(block.code):
+                    assert not (fault := wrong(arguments, known)), f"{block.name}: {fault}"
+                    seen += 1
+    assert seen > 8
+    assert wrong(["serve", "--modle", "x"], known)
+    assert wrong(["sevre"], known)
 
 
 @pytest.fixture(scope="module")

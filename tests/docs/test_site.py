@@ -13,6 +13,8 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 
 ROOT = Path(__file__).parents[2]
+#: Ten seconds on idle cores; the bound is for busy ones.
+pytestmark = pytest.mark.timeout(1800)
 
 
 class Page(HTMLParser):
@@ -48,7 +50,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Not --quiet: with it, mkdocs does not count the warnings that --strict should stop at.
     result = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
-        cwd=ROOT, capture_output=True, text=True, timeout=400,
+        cwd=ROOT, capture_output=True, text=True, timeout=1500,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
