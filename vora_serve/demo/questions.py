@@ -69,11 +69,16 @@ _DESCRIBE = (
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its answer, one word of lower case."""
+    """A question with its answer, one word of lower case.
+
+    Attributes:
+        tells: shapes whose colour and shape are known to who reads question and answer, by name.
+    """
 
     family: Family
     text: str
     answer: str
+    tells: tuple[str, ...] = ()
 
 
 def scene_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
@@ -89,11 +94,11 @@ def scene_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
         if sum(other.shape == thing.shape for other in things) == 1:
             name = "shape" if len(things) == 1 and rng.random() < 0.3 else thing.shape
             text = _pick(rng, _COLOUR_OF).format(name=name)
-            questions.append(Question("colour", text, thing.colour))
+            questions.append(Question("colour", text, thing.colour, (thing.name,)))
         if sum(other.colour == thing.colour for other in things) == 1:
             name = "it" if len(things) == 1 and rng.random() < 0.3 else f"the {thing.colour} one"
             text = _pick(rng, _SHAPE_OF).format(name=name)
-            questions.append(Question("shape", text, thing.shape))
+            questions.append(Question("shape", text, thing.shape, (thing.name,)))
     for first in range(len(things)):
         for second in range(first + 1, len(things)):
             questions += _places(scene, things[first], things[second], rng)
@@ -135,7 +140,8 @@ def _places(scene: Scene, a: Thing, b: Thing, rng: np.random.Generator) -> list[
     ):
         if abs(distance) >= CLEARLY_APART * side:
             text = _pick(rng, forms).format(a=a.name, b=b.name)
-            questions.append(Question("place", text, words[0] if distance > 0 else words[1]))
+            answer = words[0] if distance > 0 else words[1]
+            questions.append(Question("place", text, answer, (a.name, b.name)))
     return questions
 
 

@@ -30,6 +30,8 @@ SMALL_TALK = (
     ("Thanks", "You are welcome!"),
 )
 _SMALL_TALK_SHARE = 0.04
+#: Part of the pictures that are described.
+CAPTION_SHARE = 0.4
 
 
 class Pictures:
@@ -41,8 +43,7 @@ class Pictures:
         digit_share: part of the pictures that show a digit.
         text_share: part of the samples that are text alone.
         max_questions: most questions about one picture.
-        family_weights: how often each family is asked about a scene; as often as it can be asked
-            when absent, which favours places.
+        family_weights: how often each family is asked about a scene, 1 where it is not said.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Pictures:
         self.seed, self.split = seed, split
         self.digit_share, self.text_share = digit_share, text_share
         self.max_questions = max_questions
-        self.family_weights = family_weights
+        self.family_weights = family_weights or {}
 
     def __getitem__(self, index: int) -> Sample:
         """The sample at ``index``."""
@@ -67,21 +68,16 @@ class Pictures:
             return text_sample(self.seed, self.split, index, rng)
         if rng.random() < self.digit_share:
             drawn = random_digit(self.seed, self.split, index)
-            turns = [(describe_request(rng), digit_caption(drawn.digit))]
-            turns += [(q.text, q.answer) for q in digit_questions(drawn.digit, rng)]
-            if rng.random() < 0.5:
-                turns.reverse()
+            turns = [(q.text, q.answer) for q in digit_questions(drawn.digit, rng)]
+            if rng.random() < CAPTION_SHARE:
+                turns = [(describe_request(rng), digit_caption(drawn.digit))]
             return Sample(conversation(turns, with_image=True), [drawn.picture])
         scene = random_scene(self.seed, self.split, index)
-        questions = scene_questions(scene, rng)
-        if self.family_weights is not None:
-            questions = by_weight(questions, self.family_weights, rng)
-        questions = questions[: self.max_questions]
+        questions = by_weight(scene_questions(scene, rng), self.family_weights, rng)
+        questions = only_seen(questions)[: self.max_questions]
         turns = [(q.text, q.answer) for q in questions]
-        # Captions come anywhere, and not always: a question must not need one before it.
-        if rng.random() < 0.4:
-            place = int(rng.integers(len(turns) + 1))
-            turns.insert(place, (describe_request(rng), scene_caption(scene)))
+        if rng.random() < CAPTION_SHARE:  # last, for it tells everything
+            turns.append((describe_request(rng), scene_caption(scene)))
         return Sample(conversation(turns, with_image=True), [render(scene)])
 
 
@@ -101,6 +97,22 @@ def by_weight(
         if not waiting[family]:
             del waiting[family]
     return ordered
+
+
+def only_seen(questions: list[Question]) -> list[Question]:
+    """Leave out questions that the conversation before them answers: one must look at the picture.
+
+    A question of place names the colours and shapes of two things, and "the circle is red" also
+    answers what is red. A model that can read them off learns to read, not to see.
+    """
+    told: set[str] = set()
+    left = []
+    for question in questions:
+        if question.family in ("colour", "shape") and told.issuperset(question.tells):
+            continue
+        told.update(question.tells)
+        left.append(question)
+    return left
 
 
 class Texts:

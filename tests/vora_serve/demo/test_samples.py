@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from vora_serve.demo.questions import scene_questions
-from vora_serve.demo.samples import Pictures, by_weight
+from vora_serve.demo.questions import Question, scene_questions
+from vora_serve.demo.samples import Pictures, by_weight, only_seen
 from vora_serve.demo.scenes import random_scene
 
 
@@ -34,3 +34,18 @@ def test_samples_repeat_and_keep_to_their_limit() -> None:
         assert first.images[0].tobytes() == again.images[0].tobytes()
         assert len(first.images) == 1
         assert len(first.messages) <= 4  # a question, perhaps a description, and their answers
+
+
+def test_no_question_is_answered_by_the_conversation_before_it() -> None:
+    place = Question("place", "Is the red star left or ...?", "left", ("red star", "blue cross"))
+    colour = Question("colour", "What colour is the star?", "red", ("red star",))
+    shape = Question("shape", "What shape is the red one?", "star", ("red star",))
+    other = Question("shape", "What shape is the green one?", "circle", ("green circle",))
+    count = Question("count", "How many shapes are there?", "three")
+    assert only_seen([place, colour, other, shape, count]) == [place, other, count]
+    assert only_seen([colour, place, shape]) == [colour, place]
+    for index in range(40):
+        messages = Pictures(5, text_share=0.0, digit_share=0.0)[index].messages
+        answers = [m["content"] for m in messages if m["role"] == "assistant"]
+        # A description tells everything, so it comes last.
+        assert not any(answer.startswith("There ") for answer in answers[:-1])
