@@ -31,6 +31,7 @@ SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star", "cross")
 MAX_OBJECTS = 4
 _COLOUR_JITTER = 12
 _SUPERSAMPLING = 3
+_TRIES = 40
 BACKGROUNDS: tuple[str, ...] = ("plain", "gradient", "stripes", "checks", "grain")
 
 
@@ -132,7 +133,8 @@ def random_scene(seed: int, split: Split, index: int, *, count: int | None = Non
 def _place(rng: np.random.Generator, width: int, height: int, number: int) -> list[Thing]:
     """Try to place ``number`` shapes; a shorter list says that there was no room."""
     unit = math.sqrt(width * height)
-    largest = min(0.22 if number < 3 else 0.17, 0.3 * min(width, height) / unit)
+    smallest, largest = (0.16, 0.23) if number < 3 else (0.14, 0.17)  # as parts of the unit
+    largest = min(largest, 0.3 * min(width, height) / unit)
     kinds = rng.permutation(len(COLOURS) * len(SHAPES))[:number]
     if rng.random() < 0.5:  # half of the scenes: every colour and every shape at most once
         kinds = (
@@ -143,19 +145,17 @@ def _place(rng: np.random.Generator, width: int, height: int, number: int) -> li
     placed: list[Thing] = []
     for kind in kinds:
         colour, shape = names[int(kind) // len(SHAPES)], SHAPES[int(kind) % len(SHAPES)]
-        radius = unit * rng.uniform(0.13, largest)
+        radius = unit * rng.uniform(smallest, largest)
         reach = radius * _REACH[shape]
-        for _ in range(30):
-            x = rng.uniform(reach + 1, width - reach - 1)
-            y = rng.uniform(reach + 1, height - reach - 1)
-            if all(
-                math.hypot(x - other.x, y - other.y)
-                > reach + other.radius * _REACH[other.shape] + 0.02 * unit
-                for other in placed
-            ):
-                break
-        else:
+        room = np.array([width, height]) - 2 * (reach + 1)
+        tries = reach + 1 + room * rng.random((_TRIES, 2))
+        free = np.ones(_TRIES, bool)
+        for other in placed:
+            apart = reach + other.radius * _REACH[other.shape] + 0.02 * unit
+            free &= np.hypot(tries[:, 0] - other.x, tries[:, 1] - other.y) > apart
+        if not free.any():
             return placed
+        x, y = tries[free.argmax()]
         jitter = rng.integers(-_COLOUR_JITTER, _COLOUR_JITTER + 1, 3)
         rgb = _rgb(np.clip(np.asarray(COLOURS[colour]) + jitter, 0, 255))
         angle = rng.uniform(-0.15, 0.15)
@@ -177,10 +177,10 @@ def _polygon(shape: str) -> np.ndarray:
         return 1.35 * np.stack([np.cos(turns), np.sin(turns)], 1)
     if shape == "star":
         turns = np.deg2rad(-90 + 36 * np.arange(10))
-        lengths = np.where(np.arange(10) % 2 == 0, 1.4, 0.55)
+        lengths = np.where(np.arange(10) % 2 == 0, 1.4, 0.5)
         return np.stack([lengths * np.cos(turns), lengths * np.sin(turns)], 1)
     if shape == "cross":
-        long, arm = 1.2, 0.38
+        long, arm = 1.25, 0.33
         return np.array(
             [(-arm, -long), (arm, -long), (arm, -arm), (long, -arm), (long, arm), (arm, arm),
              (arm, long), (-arm, long), (-arm, arm), (-long, arm), (-long, -arm), (-arm, -arm)]
