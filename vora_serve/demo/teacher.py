@@ -33,6 +33,9 @@ DIGIT_EVERY = 4
 _COVERED = 0.15
 _CANON = 8
 _CANON_REACH = 1.4
+#: Scale of patches and positions at the start. They stay in every block's output, and cosine
+#: distillation sees what blocks add to them the better, the smaller they are.
+_EMBEDDING_SCALE = 0.25
 _SHAPE_CLASSES = 1 + len(SHAPES) + 10
 
 
@@ -252,7 +255,8 @@ def train_teacher(
     grid = settings.image_size // settings.patch_size
     with torch.no_grad():
         table = position_table(grid, recipe.hidden_size)
-        module.vision.embeddings.position_embedding.weight.copy_(table)
+        module.vision.embeddings.position_embedding.weight.copy_(_EMBEDDING_SCALE * table)
+        module.vision.embeddings.rms_norm.weight.fill_(_EMBEDDING_SCALE)
     pool = draw_pool(LabelledPictures(optimisation.seed, "train", recipe.pictures, settings))
     optimizers = make_optimizers(module, optimisation)
     schedule = make_schedule(optimisation)
