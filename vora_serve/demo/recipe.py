@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from vora_serve.demo.questions import Family
 from vora_serve.training.recipe import FinetuneRecipe, Optimisation, PretrainRecipe, read_recipe
 
 RECIPE_FILE = Path(__file__).with_name("recipe.yaml")
@@ -63,6 +64,29 @@ class TeacherRecipe(_Strict):
     optimisation: Optimisation
 
 
+class PretrainStage(PretrainRecipe):
+    """LoRA pretraining, and what is asked in it.
+
+    Attributes:
+        questions: most questions about one picture; distillation learns from pictures, so fewer
+            words make for more pictures in the same time.
+        family_weights: how often each family of questions is asked, 1 where it is not said.
+    """
+
+    questions: int = Field(default=4, gt=0)
+    family_weights: dict[Family, float] = Field(default_factory=dict)
+
+
+class FinetuneRound(FinetuneRecipe):
+    """One round of fine-tuning, and what is asked in it.
+
+    Attributes:
+        family_weights: how often each family of questions is asked, 1 where it is not said.
+    """
+
+    family_weights: dict[Family, float] = Field(default_factory=dict)
+
+
 class DemoRecipe(_Strict):
     """All stages of ``vora-serve demo train``.
 
@@ -71,11 +95,8 @@ class DemoRecipe(_Strict):
         language_model, image, teacher: what is trained.
         text: the LLM's training on text alone.
         pretrain: LoRA pretraining with distillation.
-        pretrain_questions: most questions about one picture while pretraining; distillation learns
-            from pictures, so fewer words make for more pictures in the same time.
-        finetune: the fine-tune at native resolution.
-        refine: a second round of it, with other samples and a fresh schedule; or none.
-        questions: held-out questions of each family in the report.
+        finetune: rounds at native resolution, each with samples and a schedule of its own.
+        held_out: held-out questions of each family in the report.
     """
 
     seed: int
@@ -83,11 +104,9 @@ class DemoRecipe(_Strict):
     image: ImageRecipe
     teacher: TeacherRecipe
     text: FinetuneRecipe
-    pretrain: PretrainRecipe
-    pretrain_questions: int = Field(default=4, gt=0)
-    finetune: FinetuneRecipe
-    refine: FinetuneRecipe | None = None
-    questions: int = Field(default=300, gt=0)
+    pretrain: PretrainStage
+    finetune: tuple[FinetuneRound, ...] = Field(min_length=1)
+    held_out: int = Field(default=300, gt=0)
 
 
 def read_demo_recipe(file: Path = RECIPE_FILE, overrides: list[str] | None = None) -> DemoRecipe:

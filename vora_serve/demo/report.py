@@ -25,13 +25,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 REPORT_FILES = ("report.md", "report.json", "losses.png", "recipe.yaml")
-_STAGES = ("text", "teacher", "pretrain", "finetune", "refine")
 _TITLES = {
     "text": "LLM, text alone",
     "teacher": "teacher",
     "pretrain": "LoRA pretraining",
-    "finetune": "fine-tune, native resolution",
-    "refine": "fine-tune, second round",
 }
 
 
@@ -49,13 +46,15 @@ def write_report(recipe: DemoRecipe, run: Path, checkpoint: Path) -> list[Row]:
     """
     model = VoRAForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     processor = VoRAProcessor.from_pretrained(checkpoint)
-    items = build_suite(recipe.questions)
+    items = build_suite(recipe.held_out)
     right = judge_items(model, processor, items)
     blank = judge_items(model, processor, [item.blank() for item in items])
     rows = summarise([(item.group, item.chance) for item in items], right, blank)
     times = json.loads((run / "times.json").read_text(encoding="utf-8"))
-    metrics = {stage: read_metrics(run / "log" / stage / "metrics.jsonl") for stage in _STAGES}
-    plot_losses(metrics, checkpoint / "losses.png")
+    metrics = {
+        stage: read_metrics(run / "log" / stage / "metrics.jsonl") for stage in _titles(recipe)
+    }
+    plot_losses(metrics, _titles(recipe), checkpoint / "losses.png")
     teacher = json.loads((run / "teacher.json").read_text(encoding="utf-8"))
     result = {
         "suite_seed": SUITE_SEED,
@@ -80,9 +79,11 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def plot_losses(metrics: dict[str, list[dict[str, Any]]], file: Path) -> None:
+def plot_losses(
+    metrics: dict[str, list[dict[str, Any]]], titles: dict[str, str], file: Path
+) -> None:
     """Draw losses over steps, a panel for each stage."""
-    stages = [stage for stage in _STAGES if metrics[stage]]
+    stages = [stage for stage in titles if metrics[stage]]
     columns = -(-len(stages) // 2)
     figure, axes = plt.subplots(2, columns, figsize=(5 * columns, 6.5), constrained_layout=True)
     for panel in axes.flat[len(stages) :]:
@@ -92,11 +93,17 @@ def plot_losses(metrics: dict[str, list[dict[str, Any]]], file: Path) -> None:
         steps = [line["step"] for line in lines]
         for key, label in _curves(stage, lines):
             panel.plot(steps, [line[key] for line in lines], label=label, linewidth=1.2)
-        panel.set(title=_TITLES[stage], xlabel="step", ylabel="loss", yscale="log")
+        panel.set(title=titles[stage], xlabel="step", ylabel="loss", yscale="log")
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
     figure.savefig(file, dpi=110)
     plt.close(figure)
+
+
+def _titles(recipe: DemoRecipe) -> dict[str, str]:
+    """Names of the stages that take time, in order, with what people call them."""
+    rounds = range(1, len(recipe.finetune) + 1)
+    return _TITLES | {f"finetune-{n}": f"fine-tune at native resolution, {n}" for n in rounds}
 
 
 def _curves(stage: str, lines: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -118,12 +125,12 @@ def _text(
     teacher: dict[str, float],
     parameters: int,
 ) -> str:
-    total = sum(times.values())
     stages = "\n".join(
-        f"| {_TITLES[stage]} | {times[stage] / 60:.1f} |" for stage in _STAGES if stage in times
+        f"| {title} | {times[stage] / 60:.1f} |"
+        for stage, title in _titles(recipe).items()
+        if stage in times
     )
-    rounds = [recipe.finetune, recipe.refine] if recipe.refine else [recipe.finetune]
-    examples = sum(r.optimisation.steps * r.optimisation.batch_size for r in rounds)
+    examples = sum(r.optimisation.steps * r.optimisation.batch_size for r in recipe.finetune)
     return f"""# The demo model
 
 Trained from nothing by `vora-serve demo train` with the `recipe.yaml` beside this file (seed
@@ -131,7 +138,7 @@ Trained from nothing by `vora-serve demo train` with the `recipe.yaml` beside th
 
 ## Answers to held-out questions
 
-{recipe.questions} questions of each group about scenes of seed {SUITE_SEED} of the test split,
+{recipe.held_out} questions of each group about scenes of seed {SUITE_SEED} of the test split,
 which training never draws from, and digits of scikit-learn's set that training does not see. Greedy
 decoding, native resolution. An answer counts when it is exactly the expected word.
 
@@ -152,7 +159,7 @@ and {teacher["digit_accuracy"]:.1%} of digits are right.
 | Stage | Minutes |
 | --- | ---: |
 {stages}
-| all | {total / 60:.1f} |
+| all | {times["all"] / 60:.1f} |
 
 {os.cpu_count()} CPU cores ({platform.machine()}), float32, torch {torch.__version__}, transformers
 {transformers_version}. The fine-tune saw {examples:,} conversations.

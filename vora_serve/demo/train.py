@@ -21,12 +21,13 @@ from vora_serve.demo.language import llm_config, train_tokenizer
 from vora_serve.demo.recipe import DemoRecipe
 from vora_serve.demo.report import write_report
 from vora_serve.demo.samples import Pictures, Texts
-from vora_serve.demo.stage import run_stage
+from vora_serve.demo.stage import run_shared_stage, run_stages
 from vora_serve.demo.teacher import train_teacher
 from vora_serve.training import Teacher, finetune, pretrain
 
-#: Stages in order; each leaves a folder (or file) of its name in the run's folder.
-STAGES = ("text", "teacher", "pretrain", "merged", "finetune", "refine")
+#: Stages before the rounds of fine-tuning, ``finetune-1`` and so on. Each leaves a folder of its
+#: name in the run's folder.
+STAGES = ("text", "teacher", "pretrain", "merged")
 
 
 def train_demo(recipe: DemoRecipe, run: Path, processes: int = 1) -> Path:
@@ -37,7 +38,8 @@ def train_demo(recipe: DemoRecipe, run: Path, processes: int = 1) -> Path:
 
     Args:
         recipe: sizes, steps, seeds.
-        processes: how many share each stage of VoRA itself.
+        processes: how many share each stage of VoRA itself; with more than one, the LLM and the
+            teacher train at the same time.
         run: folder of the run: ``times.json``, a folder per stage, and ``log/STAGE/metrics.jsonl``.
 
     Returns:
@@ -46,17 +48,19 @@ def train_demo(recipe: DemoRecipe, run: Path, processes: int = 1) -> Path:
     Raises:
         VoRAError: the recipe's parts do not fit together.
     """
-    train_language_model(recipe, run)
-    train_vision_teacher(recipe, run)
-    if processes > 1:
-        run_stage("pretrain", recipe, run, processes)
-    pretrain_fixed(recipe, run)
-    merge(run)
-    if processes > 1:
-        run_stage("finetune", recipe, run, processes)
-        run_stage("refine", recipe, run, processes)
-    finetune_native(recipe, run)
-    out = refine(recipe, run)
+    with _timed(run, "all"):
+        if processes > 1:
+            run_stages(["text", "teacher"], recipe, run)
+        train_language_model(recipe, run)
+        train_vision_teacher(recipe, run)
+        if processes > 1:
+            run_shared_stage("pretrain", recipe, run, processes)
+        pretrain_fixed(recipe, run)
+        merge(run)
+        for number in range(1, len(recipe.finetune) + 1):
+            if processes > 1:
+                run_shared_stage(f"finetune-{number}", recipe, run, processes)
+            out = finetune_native(recipe, run, number)
     write_report(recipe, run, out)
     return out
 
@@ -121,7 +125,9 @@ def pretrain_fixed(recipe: DemoRecipe, run: Path) -> None:
                 make_processor(recipe, image_settings(recipe)[0]),
                 Teacher(Aimv2VisionModel.from_pretrained(run / "teacher")),
                 Pictures(
-                    recipe.pretrain.optimisation.seed, max_questions=recipe.pretrain_questions
+                    recipe.pretrain.optimisation.seed,
+                    max_questions=recipe.pretrain.questions,
+                    family_weights=recipe.pretrain.family_weights,
                 ),
                 recipe.pretrain,
                 run / "log" / "pretrain",
@@ -135,41 +141,31 @@ def merge(run: Path) -> None:
         merge_checkpoint(run / "pretrain", run / "merged")
 
 
-def finetune_native(recipe: DemoRecipe, run: Path) -> Path:
-    """Fine-tune the merged model at native resolution; returns its folder, ``finetune/``."""
-    if (run / "finetune").exists():
-        return run / "finetune"
-    with _timed(run, "finetune"):
-        return finetune(
-            VoRAForCausalLM.from_pretrained(run / "merged"),
-            make_processor(recipe, image_settings(recipe)[1]),
-            Pictures(recipe.finetune.optimisation.seed, text_share=0.05),
-            recipe.finetune,
-            run / "log" / "finetune",
-            run / "finetune",
-            dtype=torch.bfloat16,
-        )
+def finetune_native(recipe: DemoRecipe, run: Path, number: int) -> Path:
+    """One round of fine-tuning at native resolution; returns its folder, ``finetune-NUMBER/``.
 
-
-def refine(recipe: DemoRecipe, run: Path) -> Path:
-    """Fine-tune once more with other samples and a fresh schedule; returns the folder, ``refine/``.
-
-    Without such a stage in the recipe, ``finetune/`` is the result.
+    Args:
+        recipe: of the whole run.
+        run: its folder.
+        number: of the round, from 1; the first goes on from ``merged/``.
     """
-    if recipe.refine is None:
-        return run / "finetune"
-    if not (run / "refine").exists():
-        with _timed(run, "refine"):
+    name = f"finetune-{number}"
+    before = f"finetune-{number - 1}" if number > 1 else "merged"
+    this = recipe.finetune[number - 1]
+    if not (run / name).exists():
+        with _timed(run, name):
             finetune(
-                VoRAForCausalLM.from_pretrained(run / "finetune", dtype=torch.float32),
+                VoRAForCausalLM.from_pretrained(run / before, dtype=torch.float32),
                 make_processor(recipe, image_settings(recipe)[1]),
-                Pictures(recipe.refine.optimisation.seed, text_share=0.05),
-                recipe.refine,
-                run / "log" / "refine",
-                run / "refine",
+                Pictures(
+                    this.optimisation.seed, text_share=0.05, family_weights=this.family_weights
+                ),
+                this,
+                run / "log" / name,
+                run / name,
                 dtype=torch.bfloat16,
             )
-    return run / "refine"
+    return run / name
 
 
 def init_projection(model: VoRAForCausalLM) -> None:
@@ -186,8 +182,8 @@ def init_projection(model: VoRAForCausalLM) -> None:
 
 def clean(run: Path) -> None:
     """Remove what an earlier run left in its folder."""
-    for name in (*STAGES, "log", ".teacher"):
-        shutil.rmtree(run / name, ignore_errors=True)
+    for folder in (*(run / name for name in (*STAGES, "log", ".teacher")), *run.glob("finetune-*")):
+        shutil.rmtree(folder, ignore_errors=True)
     for name in ("times.json", "teacher.json"):
         (run / name).unlink(missing_ok=True)
 

@@ -27,17 +27,15 @@ SHORTER = [
     "pretrain.optimisation.steps=160",
     "pretrain.optimisation.batch_size=16",
     "pretrain.optimisation.micro_batch_size=16",
-    "finetune.optimisation.steps=160",
-    "finetune.optimisation.batch_size=16",
-    "finetune.optimisation.micro_batch_size=16",
-    "refine=null",
-    "questions=60",
+    "finetune=[{max_length: 512, optimisation: {steps: 160, batch_size: 16, micro_batch_size: 16,"
+    " lr: 1.0e-3, optimizer: muon, schedule: cosine, warmup_steps: 20, log_every: 20}}]",
+    "held_out=60",
 ]
 
 
 @pytest.mark.timeout(900)
 def test_a_short_run_learns_to_see(tmp_path: Path) -> None:
-    out = train_demo(read_demo_recipe(overrides=SHORTER), tmp_path)
+    out = train_demo(read_demo_recipe(overrides=SHORTER), tmp_path, processes=2)
 
     def curve(stage: str, key: str) -> tuple[float, float]:
         lines = read_metrics(tmp_path / "log" / stage / "metrics.jsonl")
@@ -49,7 +47,7 @@ def test_a_short_run_learns_to_see(tmp_path: Path) -> None:
         ("teacher", "loss"),
         ("pretrain", "lm"),
         ("pretrain", "distill"),
-        ("finetune", "lm"),
+        ("finetune-1", "lm"),
     ):
         first, last = curve(stage, key)
         assert last < 0.8 * first, (stage, key, first, last)
