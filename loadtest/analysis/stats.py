@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
@@ -80,6 +81,7 @@ def expanded_tail(count: int, confidence: float = CONFIDENCE) -> float:
     return NormalDist().cdf(-wide)
 
 
+@lru_cache
 def student_quantile(probability: float, freedom: int) -> float:
     """Quantile of Student's t above the middle, by bisection on its integrated density."""
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2))

