@@ -90,7 +90,9 @@ def check(source: Path, merged: Path) -> float:
     one, two = (TensorFiles(Checkpoint.open(path)) for path in (source, merged))
     worst = 0.0
     for layer in ("0.mlp.down_proj", "1.self_attn.k_proj", "0.self_attn.o_proj"):
-        name, rows = f"llm.model.layers.{layer}", range(100, 164)
+        name = f"llm.model.layers.{layer}"
+        middle = two.checkpoint.shapes[name + ".weight"][0] // 2
+        rows = range(middle, middle + 16)
         factors = one.read(name + LORA_B, rows).double() @ one.read(name + LORA_A).double()
         wanted = one.read(name + ".weight", rows).double() + factors
         got = two.read(name + ".weight", rows).double()

@@ -141,6 +141,9 @@ def _accumulate(
     )
     targets, image_tokens = accelerator.reduce(totals, reduction="sum").tolist()
     sums: dict[str, float] = {}
+    if image_tokens:
+        # Of a step with images, also where this process has none: the sums are added up below.
+        sums |= {f"aux_{block}": 0.0 for block in module.blocks}
     for batch in batches:
         losses = wrapped(batch.to(device))
         sums["lm"] = sums.get("lm", 0.0) + float(losses["lm"].detach()) / max(targets, 1)

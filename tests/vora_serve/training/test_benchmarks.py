@@ -12,11 +12,10 @@ from benchmarks.training import ablation_report as report
 from benchmarks.training import merge, throughput
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_naive_form_and_ours_have_the_same_losses(bf16: bool) -> None:
-    arguments = argparse.Namespace(size="tiny", device="cpu", bf16=bf16, steps=1, peak_tflops=1.0)
+def test_naive_form_and_ours_have_the_same_losses() -> None:
+    arguments = argparse.Namespace(size="tiny", device="cpu", bf16=False, steps=1, peak_tflops=1.0)
     result = throughput.measure(arguments)
-    assert result["largest_difference_of_losses"] < (5e-2 if bf16 else 1e-5)
+    assert result["largest_difference_of_losses"] < 1e-5
     assert result["naive"]["padding"] > 0
     assert result["ours"]["mfu"] > 0
     assert result["times_as_fast"] > 0
