@@ -101,6 +101,9 @@ class TrainingModel(nn.Module):
             batch.pixel_values if has_images else None,
             batch.image_grid_hw if has_images else None,
         )
+        if not has_images and self.options.touch_all:
+            # Into the blocks, so that the first one's backward pass is watched here as elsewhere.
+            embeds = embeds + unused_terms(self).to(embeds.dtype)
         wanted = self.blocks if has_images else []
         attention = attention_for(batch, self.rule, model.llm.config._attn_implementation)
         with captured(list(model.llm.model.layers), wanted, self.which) as states:  # type: ignore[arg-type]
@@ -111,8 +114,6 @@ class TrainingModel(nn.Module):
                 **attention,
             ).last_hidden_state
         losses = lm_loss(hidden, batch.labels, model.llm.lm_head, self.options.loss_chunk)
-        if not has_images and self.options.touch_all:
-            losses["lm"] = losses["lm"] + unused_terms(self)
         if wanted and self.aux_vision is not None:
             seen = {i: states[i][batch.image_mask] for i in wanted}
             targets = self._targets(batch)
