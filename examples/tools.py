@@ -15,6 +15,7 @@ TOOL = {
     "function": {
         "name": "price_of",
         "description": "What so many shapes cost.",
+        "strict": True,  # the arguments are then held to the schema while they are generated
         "parameters": {
             "type": "object",
             "properties": {"count": {"type": "string", "enum": list(PRICES)}},
