@@ -33,7 +33,9 @@ def smooth(values: Sequence[float]) -> np.ndarray:
 
 def steps_to(values: Sequence[float], level: float) -> int | None:
     """The first step at which the smoothed loss is at or below a level; None if it never is."""
-    reached = np.nonzero(smooth(values) <= level)[0]
+    curve = smooth(values)
+    curve[: WINDOW - 1] = np.inf  # too few steps to average over
+    reached = np.nonzero(curve <= level)[0]
     return int(reached[0]) + 1 if len(reached) else None
 
 
