@@ -137,11 +137,11 @@ class Runner:
             order = servers
             if self._settings.order == "abba" and repeat % 2:
                 order = servers[::-1]
-            seed = seed_for(self._settings.seed, point.id, repeat)
             file = work / "requests.jsonl"
-            contents = requests_for(point, point.workload.requests, seed)
-            write_requests(file, contents)
             for server in order:
+                seed = self._seed(point, repeat, server)
+                contents = requests_for(point, point.workload.requests, seed)
+                write_requests(file, contents)
                 with self._running(server):
                     if server.name not in warm or not self._settings.together:
                         self._warm_up(point, server, generator, work)
@@ -152,11 +152,20 @@ class Runner:
                 self._tell(point, repeat, server, result)
             self._folder.complete(point.id, repeat)
 
+    def _seed(self, point: Point, repeat: int | str, server: Server) -> int:
+        """The same for every engine; another for each further way to the same one.
+
+        What an engine has been asked directly is in its caches when it is asked through a gateway.
+        """
+        root = server.root()
+        ways = [name for name, each in self._servers.items() if each.root() is root]
+        return seed_for(self._settings.seed, point.id, repeat, ways.index(server.name))
+
     def _warm_up(self, point: Point, server: Server, generator: Generator, work: Path) -> None:
         count = point.workload.warmup
         if not count:
             return
-        seed = seed_for(self._settings.seed, point.id, "warm-up")
+        seed = self._seed(point, "warm-up", server)
         file = work / "warm-up.jsonl"
         write_requests(file, requests_for(point, count, seed))
         closed = Point(point.workload, point.size, concurrency=point.concurrency or 1)

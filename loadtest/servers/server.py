@@ -73,6 +73,10 @@ class Server:
         own = [] if self.spec.kind == "delay" else [self._url]
         return own + (self.upstream.metrics_urls if self.upstream is not None else [])
 
+    def root(self) -> Server:
+        """The server at the end of the chain of upstreams."""
+        return self if self.upstream is None else self.upstream.root()
+
     def pids(self) -> list[int]:
         """Roots of its own processes and of its upstream's."""
         own = [self.pid] if self.pid is not None else []

@@ -55,6 +55,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/models":
             model = {"id": self.server.model, "object": "model", "root": "/fake"}
             self._json(200, {"object": "list", "data": [model]})
+        elif self.path == "/health":
+            self._json(200, {})
         else:
             self._json(404, {"error": {"message": "no"}})
 

@@ -183,6 +183,28 @@ def test_a_delay_proxy_delays_every_request_and_changes_nothing(
     assert found["points"][0]["servers"]["slow"]["cpu_s_per_request"] is not None
 
 
+def test_the_gateways_own_share(engine: FakeEngine, generator: Generator, tmp_path: Path) -> None:
+    """A real gateway in front of the fake engine: its overhead is read, its CPU is its own."""
+    tree = settings_for(engine).model_dump(mode="json")
+    tree["servers"].append({"name": "gateway", "kind": "gateway", "upstream": "one"})
+    tree["compare"] = [["gateway", "one"]]
+    images = {"name": "image", "concurrency": [1], "requests": 3, "output_tokens": 4, "images": {}}
+    tree["workloads"].append(images)
+    found = run(parse_settings(tree), tmp_path / "run", generator)
+    for point in found["points"]:
+        direct, through = point["servers"]["one"], point["servers"]["gateway"]
+        assert direct["failed"] == through["failed"] == 0
+        assert "gateway_overhead" not in direct["breakdown_ms"]
+        assert through["breakdown_ms"]["gateway_overhead"] > 0
+        assert through["own_cpu_s_per_request"] > 0
+    assert "gateway_decode" in found["points"][1]["servers"]["gateway"]["breakdown_ms"]
+    assert found["points"][1]["servers"]["gateway"]["image_tokens"] == 100
+    # Both ways lead to one engine, whose caches must not know a request from the other way.
+    asked = [json.dumps(body["messages"]) for body in engine.bodies if body["stream"]]
+    assert len(asked) == 2 * 2 * (1 + 3 * 3)
+    assert len(set(asked)) == len(asked)
+
+
 def test_requests_are_unique_or_repeated_as_asked() -> None:
     def urls(point: Point, seed: int) -> list[str]:
         return [
