@@ -64,6 +64,7 @@ class VoRAEngineConfig(VerifyAndUpdateConfig):
             config.image_token_id = image_token_id(cached_tokenizer_from_config(model_config))
         # Cascade attention would treat a shared image as a causal prefix.
         model_config.disable_cascade_attn = True
+        _keep_greedy_defaults(model_config)
 
     @staticmethod
     def verify_and_update_config(vllm_config: "VllmConfig") -> None:
@@ -106,6 +107,19 @@ def _vora_config(model_config: "ModelConfig") -> VoRAConfig:
             f'the model_type {config.model_type!r} where "vora" is expected.'
         )
     return config
+
+
+def _keep_greedy_defaults(model_config: "ModelConfig") -> None:
+    """Requests that say nothing get greedy answers where the checkpoint asks for them.
+
+    vLLM reads sampling defaults from generation_config.json, but not ``do_sample``: without a
+    temperature beside it, a checkpoint that decodes greedily would be sampled from.
+    """
+    if model_config.generation_config == "vllm":
+        return
+    defaults = model_config.try_get_generation_config()
+    if defaults.get("do_sample") is False and defaults.get("temperature") is None:
+        model_config.override_generation_config.setdefault("temperature", 0.0)
 
 
 def _refuse_eager_pipelines_on_cpu(vllm_config: "VllmConfig") -> None:

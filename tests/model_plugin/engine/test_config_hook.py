@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +39,28 @@ def test_settings(native: Path) -> None:
     assert model.hf_config.image_token_id == IMAGE_PAD
     assert model.disable_cascade_attn
     assert model.multimodal_config.media_io_kwargs["image"] == {"image_mode": None}
+
+
+@pytest.mark.parametrize(
+    ("generation", "flags", "temperature"),
+    [
+        ({"do_sample": False}, {}, 0.0),
+        ({"do_sample": False}, {"override_generation_config": {"temperature": 0.5}}, 0.5),
+        ({"do_sample": False}, {"generation_config": "vllm"}, None),
+        ({"do_sample": True, "temperature": 0.7}, {}, 0.7),
+        ({"eos_token_id": 1}, {}, None),
+    ],
+)
+def test_greedy_checkpoints_answer_greedily(
+    make_checkpoint: Make,
+    generation: dict[str, Any],
+    flags: dict[str, Any],
+    temperature: float | None,
+) -> None:
+    path = make_checkpoint()
+    (path / "generation_config.json").write_text(json.dumps(generation))
+    model = engine_config(path, **flags).model_config
+    assert model.get_diff_sampling_param().get("temperature") == temperature
 
 
 def test_causal_checkpoints_keep_vllms_scheduler(make_checkpoint: Make) -> None:
