@@ -38,6 +38,7 @@ class FakeEngine(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: FakeEngine
 
     def log_message(self, *args: Any) -> None:
