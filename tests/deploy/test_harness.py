@@ -47,6 +47,8 @@ print(json.dumps([os.getuid(), able, int(status["CapEff"], 16), int(status["NoNe
 def test_a_contained_process(tmp_path: Path, name: str, user: int, writes: set[str]) -> None:
     if not container.possible():
         pytest.skip("processes cannot be contained here")
+    if Path(sys.executable).is_relative_to("/tmp"):
+        pytest.skip("contained processes have a /tmp of their own, which hides this interpreter")
     own = tmp_path / name
     own.mkdir()
     command = [sys.executable, "-I", "-c", LOOK, str(own)]
