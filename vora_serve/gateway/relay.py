@@ -13,6 +13,7 @@ from starlette.types import Send
 from vora_serve.errors import APIError, UpstreamError
 from vora_serve.gateway.engine_errors import from_stream_error, from_transport_error
 from vora_serve.gateway.http1 import HTTPClientError, ReadTimeoutError, Response
+from vora_serve.gateway.response_shape import HOLDERS, complete_event, complete_response
 from vora_serve.gateway.schemas import Kind
 from vora_serve.gateway.sse import HEARTBEAT, EventBuffer, event_data, event_name, split_events
 from vora_serve.gateway.usage import Usage, rewrite_usage
@@ -148,7 +149,8 @@ class StreamRelay:
         name = event_name(event)
         if name in _FINAL_RESPONSE_EVENTS:
             self.state.done = True
-        if b'"usage":{' not in data and b'"error":' not in data:
+        mends = self.state.kind == "response" and any(holder in data for holder in HOLDERS)
+        if not mends and b'"usage":{' not in data and b'"error":' not in data:
             return event
         try:
             tree = from_json(data)
@@ -161,9 +163,13 @@ class StreamRelay:
         holder: dict[str, Any] = tree
         if isinstance(tree.get("response"), dict):
             holder = tree["response"]
-        if not isinstance(holder.get("usage"), dict):
+        counted = isinstance(holder.get("usage"), dict)
+        if not mends and not counted:
             return event
-        self.state.usage = rewrite_usage(holder["usage"])
+        if mends:
+            complete_event(tree)
+        if counted:
+            self.state.usage = rewrite_usage(holder["usage"])
         if self.state.kind != "response" and not self.state.wants_usage:
             if not tree.get("choices"):
                 return b""  # asked for by the gateway, not by the caller
@@ -222,7 +228,9 @@ async def relay_whole(kind: Kind, response: Response, send: Send) -> Usage | Non
     usage = None
     if isinstance(tree.get("usage"), dict):
         usage = rewrite_usage(tree["usage"])
-    if kind != "response":  # there, most of what may be null must be written
+    if kind == "response":  # there, most of what may be null must be written
+        complete_response(tree)
+    else:
         _as_openai_has_it(tree)
     body = to_json(tree)
     headers = [

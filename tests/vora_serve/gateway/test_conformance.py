@@ -310,16 +310,9 @@ def test_npm_client(served: Served) -> None:
 # up, and vLLM's parser takes none of them where the last is cut off. Nor does it ever end an answer
 # by itself, which one case wants to see.
 BEYOND_A_RANDOM_MODEL = {"chat-tool-calling", "tool-calling", "chat-system-prompt"}
-MISSING_FIELDS = pytest.mark.xfail(
-    strict=True,
-    reason="vLLM's Responses objects lack fields that the schema requires (completed_at, error, "
-    "store, ...) and have nulls where it wants objects; the gateway does not mend them yet",
-)
 
 
-@pytest.mark.parametrize(
-    "form", ["openai-chat", pytest.param("open-responses", marks=MISSING_FIELDS)]
-)
+@pytest.mark.parametrize("form", ["openai-chat", "open-responses"])
 def test_llm_comply(served: Served, form: str) -> None:
     program = Path(sys.executable).with_name("llm-comply")
     command = [
