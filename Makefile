@@ -32,7 +32,9 @@ help: ## list the targets
 
 demo: ## set everything up and serve the demo model on http://127.0.0.1:8000 until Ctrl-C
 	@$(INSTALL) engine
-	@exec $(BIN)/vora-serve serve --model vora_serve/demo/checkpoint --served-model-name vora-demo --host $(HOST) --port $(PORT)
+	@# Eager: compiling takes longer than this tiny model gains by it.
+	@export VORA_SERVE_ENGINE__ARGS="$${VORA_SERVE_ENGINE__ARGS:-[\"--enforce-eager\"]}"; \
+	exec $(BIN)/vora-serve serve --model vora_serve/demo/checkpoint --served-model-name vora-demo --host $(HOST) --port $(PORT)
 
 setup: ## set up .venv for development, and no more
 	@$(INSTALL) dev
