@@ -81,6 +81,10 @@ def safe_flags(max_images: int) -> dict[str, list[str]]:
         "--disable-fastapi-docs": [],
         "--disable-uvicorn-access-log": [],
         "--fingerprint-mode": ["none"],
+        # vLLM's front remembers which pictures the engine has. A request that is refused in between
+        # (too long, say) makes it wrong, and the next with that picture ends in a 500. All it saves
+        # is cutting a picture into patches; the prefix cache knows pictures without it.
+        "--mm-processor-cache-gb": ["0"],
     }
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from PIL import Image
 from tests.checkpoints import FIXTURES
 from tests.model_plugin.conftest import noise_image
 from tests.model_plugin.engine.harness import needs_vllm
+from vora_serve.engine.launch import EngineLaunch
 
 pytestmark = [needs_vllm, pytest.mark.engine, pytest.mark.slow]
 
@@ -33,35 +35,44 @@ CONTEXT = 700
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("engine")
-    socket = folder / "engine.sock"
-    command = [
-        *(sys.executable, "-m", "vora_serve.engine", "--model", str(FIXTURES / "merged")),
-        *("--uds", str(socket), "--served-model-name", "tiny", "--dtype", "float32"),
-        *("--enforce-eager", "--max-model-len", str(CONTEXT), "--max-num-seqs", "4"),
-        *("--limit-mm-per-prompt", '{"image": 3}', "--enable-auto-tool-choice"),
-        *("--tool-call-parser", "hermes"),
-    ]
+    uds = folder / "engine.sock"
+    engine = EngineLaunch(
+        model=str(FIXTURES / "merged"),
+        served_names=["tiny"],
+        uds=uds,
+        max_images=3,
+        args=[
+            *("--dtype", "float32", "--enforce-eager"),
+            *("--max-model-len", str(CONTEXT), "--max-num-seqs", "4"),
+            # A random model would fill its answers with blanks.
+            "--structured-outputs-config",
+            '{"backend": "xgrammar", "disable_any_whitespace": true}',
+        ],
+    )
     log = folder / "log"
     with (
         log.open("wb") as output,
-        subprocess.Popen(command, stdout=output, stderr=output, env=os.environ) as process,
+        subprocess.Popen(engine.command(), stdout=output, stderr=output, env=os.environ) as process,
         httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://engine", timeout=120
+            transport=httpx.HTTPTransport(uds=str(uds)), base_url="http://engine", timeout=120
         ) as client,
     ):
         try:
             deadline = time.monotonic() + 400
-            while True:
+            while not answers(uds):
                 assert process.poll() is None, log.read_text()[-3000:]
                 assert time.monotonic() < deadline, log.read_text()[-3000:]
-                try:
-                    if client.get("/health").status_code == 200:
-                        break
-                except httpx.TransportError:
-                    time.sleep(0.5)
+                time.sleep(0.5)
+            assert client.get("/health").status_code == 200
             yield client
         finally:
             process.terminate()
+
+
+def answers(uds: Path) -> bool:
+    """Whether somebody listens on the socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(uds)) == 0
 
 
 def url(image: Image.Image) -> str:
@@ -99,6 +110,14 @@ def test_bad_images_are_the_clients_fault(client: httpx.Client, name: str) -> No
     assert " at 0x" not in error["message"]
 
 
+def test_a_picture_of_a_refused_request(client: httpx.Client) -> None:
+    """vLLM's cache of processed pictures must not take it for one that the engine has."""
+    image = url(noise_image(80, 64))
+    refused = chat(client, [image], "a" * CONTEXT)
+    assert refused.status_code == 400, refused.text
+    assert chat(client, [image]).status_code == 200
+
+
 @pytest.mark.parametrize(("prompt", "images"), [("<image>", 0), ("<image><image>", 0)])
 def test_placeholders_without_images(client: httpx.Client, prompt: str, images: int) -> None:
     body = {"model": "tiny", "prompt": prompt, "max_tokens": 2}
@@ -127,10 +146,12 @@ def test_structured_outputs(client: httpx.Client) -> None:
 
 
 def test_tool_calls(client: httpx.Client) -> None:
-    """A named tool is called with arguments that fit its schema."""
-    tool = {"type": "function", "function": {"name": "look", "parameters": SCHEMA}}
+    """A named tool that is strict is called with arguments that fit its schema."""
+    function = {"name": "look", "parameters": SCHEMA, "strict": True}
+    tool = {"type": "function", "function": function}
     choice = {"type": "function", "function": {"name": "look"}}
-    answer = chat(client, [GOOD], tools=[tool], tool_choice=choice, max_tokens=60, temperature=0)
+    fields = {"tools": [tool], "tool_choice": choice, "parallel_tool_calls": False}
+    answer = chat(client, [GOOD], **fields, max_tokens=120, temperature=0)
     assert answer.status_code == 200, answer.text
     [call] = answer.json()["choices"][0]["message"]["tool_calls"]
     assert call["function"]["name"] == "look"
