@@ -6,7 +6,8 @@ a hundred by one step, and a model's log-probabilities with them (torch's faster
 rounds elsewhere, moved them by 0.02). So the two passes are two calls here.
 
 Either pass may be cut into bands across it: every output pixel depends on one row, or one column,
-alone. Pillow lets go of the interpreter's lock meanwhile, so the bands run on as many cores.
+alone. Pillow lets go of the interpreter's lock meanwhile, so the bands run on as many cores. Where
+numba is installed, large images take the compiled filter of :mod:`model_plugin.bicubic` instead.
 """
 
 import os
@@ -16,15 +17,16 @@ from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
+
+from model_plugin import bicubic
 
 #: Pixels of a band of rows; bounds the memory that padding an elongated image takes.
 BAND_PIXELS = 1 << 20
 #: More threads than this would mostly wait for memory.
 MAX_THREADS = 8
 
-UInt8Array = npt.NDArray[np.uint8]
+UInt8Array = bicubic.UInt8Array
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -65,6 +67,8 @@ def resize(image: Image.Image, size: tuple[int, int], resample: int, threads: in
     Returns:
         uint8 (height, width, 3): rows resized first, then columns.
     """
+    if _compiled(image, resample):
+        return _resize_compiled(image, size, threads)
     if threads < 2 or image.width == size[0]:
         rows = image.resize((size[0], image.height), resample=resample)
     else:
@@ -91,6 +95,8 @@ def resize_padded(image: Image.Image, edge: int, resample: int, threads: int) ->
     if width == height:
         return resize(image, (edge, edge), resample, threads)
     side = max(width, height)
+    if _compiled(image, resample):
+        return _resize_compiled(image, (edge, edge), threads, side=side)
     rows = Image.new("RGB", (edge, side))
     _across(image, rows, resample, threads, pad=width < side)
     return _down(rows, edge, resample, threads)
@@ -134,4 +140,43 @@ def _down(rows: Image.Image, height: int, resample: int, threads: int) -> UInt8A
         result[:, start:end] = np.asarray(strip.resize((end - start, height), resample=resample))
 
     spread(one, range(0, width, band), threads)
+    return result
+
+
+def _compiled(image: Image.Image, resample: int) -> bool:
+    """Whether the compiled filter does what is asked, and is worth its start."""
+    return (
+        resample == Image.Resampling.BICUBIC
+        and image.width * image.height >= bicubic.WORTHWHILE_PIXELS
+        and bicubic.available()
+    )
+
+
+def _resize_compiled(
+    image: Image.Image, size: tuple[int, int], threads: int, side: int | None = None
+) -> UInt8Array:
+    """Both passes of the compiled filter; of a black square around the image where it has one."""
+    width, height = image.size
+    padded_width, padded_height = (side, side) if side else image.size
+    left, top = (padded_width - width) // 2, (padded_height - height) // 2
+    rows = np.zeros((padded_height, size[0], 3), dtype=np.uint8)
+    band = max(1, min(-(-height // threads), BAND_PIXELS // padded_width))
+
+    def across(start: int) -> None:
+        end = min(start + band, height)
+        pixels = np.asarray(image.crop((0, start, width, end)))
+        if padded_width > width:
+            strip = np.zeros((end - start, padded_width, 3), dtype=np.uint8)
+            strip[:, left : left + width] = pixels
+            pixels = strip
+        rows[top + start : top + end] = bicubic.filter_rows(pixels, size[0])
+
+    spread(across, range(0, height, band), threads)
+    result = np.empty((size[1], size[0], 3), dtype=np.uint8)
+    band_down = -(-size[1] // threads)
+
+    def down(start: int) -> None:
+        bicubic.filter_columns(rows, result, start, min(start + band_down, size[1]))
+
+    spread(down, range(0, size[1], band_down), threads)
     return result

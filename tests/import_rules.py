@@ -29,6 +29,7 @@ RULES = (
     Rule("vora_serve", ("vllm",), but=("vora_serve.engine",)),
     Rule("model_plugin.images", ("torch", "transformers", "vllm")),
     Rule("model_plugin.resampling", ("torch", "transformers", "vllm")),
+    Rule("model_plugin", ("numba",), but=("model_plugin.bicubic_loops",)),
     Rule("loadtest", ("model_plugin", "vora_serve", "tests")),
     # Children are programs, run in processes of their own by the interpreter that has the engine.
     Rule("loadtest", ("torch", "transformers", "vllm"), but=("loadtest.children",)),

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from model_plugin import resampling
+from model_plugin import bicubic, resampling
 from model_plugin.decoding import decode
 from model_plugin.errors import ConfigError, ImageError
 from model_plugin.images import ImageSettings, patchify, preprocess, preprocess_patches
@@ -159,9 +159,11 @@ def test_the_smallest_and_longest_that_pass(resolution: Any, size: tuple[int, in
     assert pixels.shape == (3, 14 * h, 14 * w)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @given(st.integers(2, 300), st.integers(2, 300), st.integers(1, 120), st.data())
+@settings(deadline=None)  # the first compiles
 def test_bands_and_threads_give_the_released_bytes(
-    width: int, height: int, edge: int, data: st.DataObject
+    compiled: bool, width: int, height: int, edge: int, data: st.DataObject
 ) -> None:
     """However the work is cut: rows, then columns, of the whole image and of one real square."""
     assume(max(width, height) <= 200 * min(width, height))
@@ -173,6 +175,9 @@ def test_bands_and_threads_give_the_released_bytes(
     square.paste(image, ((side - width) // 2, (side - height) // 2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resampling, "BAND_PIXELS", data.draw(st.sampled_from([1, 999, 1 << 20])))
+        if compiled:
+            pytest.importorskip("numba")
+        patch.setattr(bicubic, "WORTHWHILE_PIXELS", 0 if compiled else 1 << 40)
         resized = resampling.resize(image, size, filter_, threads)
         padded = resampling.resize_padded(image, edge, filter_, threads)
     for got, source, goal in ((resized, image, size), (padded, square, (edge, edge))):
