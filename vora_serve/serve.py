@@ -22,6 +22,7 @@ from vora_serve.engine import (
     check_checkpoint,
     check_engine_installed,
 )
+from vora_serve.engine.download import fetch
 from vora_serve.errors import ConfigurationError, EngineError, VoRAServeError
 from vora_serve.gateway.listen import bind, check_exposure
 from vora_serve.gateway.logs import configure_logging
@@ -89,6 +90,7 @@ class Service:
         self._show_engine_output = show_engine_output
         self._stop = asyncio.Event()
         self._supervisor: EngineSupervisor | None = None
+        self._remote: Checkpoint | None = None
 
     async def run(self, checkpoint: Checkpoint | None, listener: socket.socket) -> None:
         """Serve until told to stop.
@@ -98,6 +100,7 @@ class Service:
         """
         if checkpoint is not None:
             self._supervisor = self._make_supervisor(checkpoint)
+            self._remote = None if checkpoint.local else checkpoint
             uds = f"unix:{self._supervisor.socket}"
             self._flags = {**self._flags, "upstreams": [{"url": uds}]}
             # The worker is told of a supervised engine by its socket alone.
@@ -134,7 +137,7 @@ class Service:
             if self._supervisor is not None:
                 self._supervisor.on_down = front.engine_down
                 say(f"gateway on {where}, starting the engine")
-                starting = asyncio.create_task(self._supervisor.start())
+                starting = asyncio.create_task(self._start_engine(self._supervisor))
                 waiting.add(starting)
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if starting not in done:
@@ -153,6 +156,12 @@ class Service:
             if starting is not None and not starting.done():
                 starting.cancel()
                 await asyncio.gather(starting, return_exceptions=True)
+
+    async def _start_engine(self, supervisor: EngineSupervisor) -> None:
+        if self._remote is not None:
+            say(f"fetching {self._remote.location}, or looking for what has changed")
+            await fetch(self._remote.location, self._settings.engine.args)
+        await supervisor.start()
 
     @staticmethod
     def _chat_command(where: str) -> str:
