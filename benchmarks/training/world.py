@@ -150,14 +150,15 @@ def make_teacher(out: Path, steps: int) -> None:
         layers=TEACHER_BLOCKS,
         heads=HEADS,
         mlp=2 * WIDTH,
-        pictures=6000,
+        pictures=16000,
         optimisation=Optimisation(
             steps=steps,
             batch_size=32,
-            lr=1e-3,
+            lr=1.5e-3,
             optimizer="muon",
+            weight_decay=0.1,
             schedule="cosine",
-            warmup_steps=30,
+            warmup_steps=50,
             log_every=50,
             seed=SEED,
         ),
@@ -168,7 +169,7 @@ def make_teacher(out: Path, steps: int) -> None:
     (out / ".teacher").rename(out / "teacher")
 
 
-def make_world(out: Path, pictures: int = 8000, text_steps: int = 250, steps: int = 900) -> None:
+def make_world(out: Path, pictures: int = 8000, text_steps: int = 250, steps: int = 2000) -> None:
     """Make what is not there yet."""
     out.mkdir(parents=True, exist_ok=True)
     times = {}
