@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 
 from model_plugin.engine import explain, mark_cpu_build
+from vora_serve.engine.blanks import bound_in_calls, bound_in_json
 from vora_serve.engine.stopping import finishing
-from vora_serve.engine.tool_calls import bound_blanks
 
 mark_cpu_build()
+bound_in_json()
 
 _PR_SET_PDEATHSIG = 1
 
@@ -42,7 +43,7 @@ def run(arguments: list[str]) -> None:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     launcher.NoSignalServer = finishing(launcher.NoSignalServer)
-    bound_blanks()
+    bound_in_calls()
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="vora-serve engine"))
     args = parser.parse_args(arguments)

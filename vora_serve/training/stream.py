@@ -192,8 +192,7 @@ class Lane:
         try:
             if FAULT in contents:
                 raise SampleError(contents[FAULT])
-            folder = Path(source.image_dir) if source.image_dir else folder_of(source)
-            return self._tokenise(read_row(contents, folder))
+            return self._tokenise(read_row(contents, folder_of(source)))
         except SampleError as error:
             name = row_name(contents, source, number)
             self.skipped.add(name, str(error))
@@ -216,6 +215,8 @@ class Lane:
 
 
 def folder_of(source: Source) -> Path:
-    """Where relative image paths start when the recipe does not say: beside the data."""
+    """Where relative image paths start: where the recipe says, else beside the data."""
+    if source.image_dir:
+        return Path(source.image_dir)
     first = Path(source.files[0])
     return first if first.is_dir() else first.parent

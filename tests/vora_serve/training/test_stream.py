@@ -14,6 +14,7 @@ from vora_serve.training import SampleError
 from vora_serve.training.conversations import read_row, shorten
 from vora_serve.training.data import IGNORE, Example, Tokeniser
 from vora_serve.training.data_recipe import Data, Source
+from vora_serve.training.preflight import check_sources
 from vora_serve.training.recipe import parse_recipe
 from vora_serve.training.sources import read_json
 from vora_serve.training.stream import Lane
@@ -227,3 +228,14 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     file = files.write_jsonl(tmp_path, 1)
     with pytest.raises(ConfigError, match="no folder of images"):
         Source(files=(str(file),), image_dir=str(tmp_path / "nowhere")).resolve()
+
+
+def test_pictures_elsewhere_are_found(tmp_path: Path, tokeniser: Tokeniser) -> None:
+    data = files.write_jsonl(tmp_path / "pictures", 3)
+    moved = data.rename(tmp_path / "data.jsonl")
+    pictures = str(tmp_path / "pictures")
+    source = Data(sources=(Source(files=(str(moved),), image_dir=pictures),), shuffle_buffer=4)
+    assert check_sources(source, tokeniser) > 0
+    beside = Data(sources=(Source(files=(str(moved),)),), shuffle_buffer=4)
+    with pytest.raises(ConfigError, match="is not there"):
+        check_sources(beside, tokeniser)

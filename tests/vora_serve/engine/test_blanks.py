@@ -1,4 +1,4 @@
-"""The grammar of forced tool calls, as vLLM builds it and xgrammar reads it."""
+"""The grammars of JSON schemas and forced tool calls, as vLLM builds and xgrammar reads them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vora_serve.engine.tool_calls import bound_blanks
+from vora_serve.engine.blanks import bound_in_calls, bound_in_json
 
 pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
@@ -67,7 +67,7 @@ BLANKS = call('{"close":' + " \n\t" * 20 + 'true, "where": "x"}')
 @pytest.mark.parametrize("choice", [FORCED, "required", "auto"])
 def test_blanks_are_bounded(registry: Any, choice: Any) -> None:
     assert accepts(registry, choice)(BLANKS), "the control: as vLLM has it"
-    bound_blanks()
+    bound_in_calls()
     say = accepts(registry, choice)
     assert say(COMPACT)
     assert say(USUAL), "and what stands inside a string is the caller's"
@@ -76,6 +76,28 @@ def test_blanks_are_bounded(registry: Any, choice: Any) -> None:
 
 
 def test_auto_still_allows_plain_text(registry: Any) -> None:
-    bound_blanks()
+    bound_in_calls()
     assert accepts(registry, "auto")("no call  \n\n  at all")
     assert not accepts(registry, "required")("no call at all")
+
+
+def test_blanks_in_json_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    import xgrammar
+    from xgrammar.testing import _is_grammar_accept_string
+
+    names = [bytes([value]).decode("latin-1") for value in range(256)]
+    compiler = xgrammar.GrammarCompiler(xgrammar.TokenizerInfo(names))
+    schema = json.dumps(TOOL["function"]["parameters"])  # type: ignore[index]
+
+    def accepts(text: str, **kwargs: Any) -> bool:
+        compiled = compiler.compile_json_schema(schema, **kwargs)
+        return bool(_is_grammar_accept_string(compiled.grammar, text))
+
+    original = xgrammar.GrammarCompiler.compile_json_schema
+    monkeypatch.setattr(xgrammar.GrammarCompiler, "compile_json_schema", original)
+    blanks = '{"close":' + " " * 20 + 'true, "where": "x"}'
+    assert accepts(blanks), "the control: as vLLM has it"
+    bound_in_json()
+    assert not accepts(blanks)
+    assert accepts('{"close": true, "where": "a  b"}')
+    assert accepts('{"close":true,"where":"x"}', any_whitespace=False, separators=(",", ":"))

@@ -1,0 +1,53 @@
+"""JSON and tool calls that come to an end.
+
+Where an answer must fit a JSON schema, a call is forced, or a tool is ``strict``, vLLM constrains
+the model with a grammar. That grammar allows blanks between JSON's tokens without end, and a small
+or unsure model takes them until its tokens are used up: the answer never closes. vLLM's own
+``disable_any_whitespace`` is not applied to calls, ties the engine to one backend, and takes away
+the blank that larger models are used to.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+BLANKS = 1
+"""What models put after a colon or a comma."""
+
+
+def bound_in_calls() -> None:
+    """Let vLLM's grammar of Hermes-style calls, which ours are, allow one blank in a row.
+
+    For the process that answers HTTP, where requests become grammars.
+    """
+    from vllm.tool_parsers import structural_tag_registry as registry
+
+    build = registry.get_hermes_structural_tag
+
+    def bounded(*args: Any, **kwargs: Any) -> Any:
+        tag = build(*args, **kwargs)
+        for item in getattr(tag.format, "tags", ()):
+            item.content.max_whitespace_cnt = BLANKS
+        return tag
+
+    registry.register_vllm_structural_tag("hermes")(bounded)
+
+
+def bound_in_json() -> None:
+    """Let xgrammar's grammar of a JSON schema allow one blank in a row.
+
+    For the process that compiles grammars.
+    """
+    if find_spec("xgrammar") is None:  # not on every platform; vLLM then has other backends
+        return
+    from xgrammar import GrammarCompiler
+
+    compile_schema: Any = GrammarCompiler.compile_json_schema
+
+    def bounded(self: Any, schema: Any, **kwargs: Any) -> Any:
+        if kwargs.get("any_whitespace", True):
+            kwargs.setdefault("max_whitespace_cnt", BLANKS)
+        return compile_schema(self, schema, **kwargs)
+
+    GrammarCompiler.compile_json_schema = bounded  # type: ignore[method-assign]
