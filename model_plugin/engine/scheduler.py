@@ -13,6 +13,7 @@ from vllm.v1.core.sched.interface import SchedulerInterface
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
+from model_plugin.engine.blanks import bound_in_json
 from model_plugin.errors import SplitSpanError
 from model_plugin.spans import Span
 
@@ -85,7 +86,9 @@ def make_scheduler(vllm_config: VllmConfig, **kwargs: Any) -> SchedulerInterface
     """The scheduler that the engine's settings ask for; vLLM calls this as ``scheduler_cls``.
 
     Whether scheduling is asynchronous is decided after the configuration hook has run, hence here.
+    This is also the process that compiles grammars.
     """
+    bound_in_json()
     asynchronous = vllm_config.scheduler_config.async_scheduling
     scheduler = SpanAsyncScheduler if asynchronous else SpanScheduler
     return scheduler(vllm_config=vllm_config, **kwargs)

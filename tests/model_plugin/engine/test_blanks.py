@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vora_serve.engine.blanks import bound_in_calls, bound_in_json
+from model_plugin.engine.blanks import bound_in_calls, bound_in_json
 
 pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
