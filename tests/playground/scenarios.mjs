@@ -110,15 +110,15 @@ export async function answers_stream({ world, open }) {
     new MutationObserver(() => window.lengths.add(document.querySelector(".said")?.textContent.length ?? 0))
       .observe(document.querySelector("#turns"), { childList: true, subtree: true, characterData: true });
   });
-  await withFields(page, { ignore_eos: true, max_tokens: 120 });
+  await withFields(page, { ignore_eos: true, max_tokens: 800 });
   await ask(page, "What do you see?");
   const lengths = await page.evaluate(() => [...window.lengths].filter((length) => length > 0));
   // A busy browser draws many tokens at once; what counts is that some show before the last is there.
   assert.ok(lengths.length >= 2, `grew in ${lengths.length} steps`);
   assert.match(await page.innerText("#status"), /answered:/);
   const [measured] = await measures(page);
-  assert.equal(measured["tokens out"], "120");
-  assert.ok(Number(measured["tokens/s"]) > 0);
+  assert.equal(measured["tokens out"], "800");
+  assert.ok(Number(measured["tokens/s"].replaceAll(",", "")) > 0);
 }
 
 export async function stop_ends_the_engines_work({ world, open }) {

@@ -54,11 +54,11 @@ export class Answer {
     const choice = chunk.choices?.[0];
     if (!choice) return;
     if (choice.finish_reason) this.finish = choice.finish_reason;
+    const now = performance.now();
+    this.last = now; // also where the last tokens have no text of their own
     const piece = choice.delta?.content;
     if (!piece) return;
-    const now = performance.now();
     this.first ??= now;
-    this.last = now;
     this.text += piece;
     this.state = "streaming";
     if (!this.drawing) {
