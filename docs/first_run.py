@@ -101,7 +101,7 @@ def main() -> None:
             shown = run(clone, ".venv/bin/vora-serve", "demo", "picture", "scene.png")
             walk.done("`vora-serve demo picture scene.png`", shown)
             url = f"http://127.0.0.1:{arguments.port}"
-            options = ["--base-url", url, "--image", "scene.png", "--temperature", "0"]
+            options = ["--base-url", url, "--image", "scene.png"]
             said = run(clone, ".venv/bin/vora-serve", "chat", *options, QUESTION)
             walk.done(f'`vora-serve chat --image scene.png "{QUESTION}"`', said)
         finally:

@@ -9,6 +9,7 @@ the blank that larger models are used to.
 
 from __future__ import annotations
 
+from functools import wraps
 from importlib.util import find_spec
 from typing import Any
 
@@ -47,6 +48,7 @@ def bound_in_json() -> None:
     if getattr(compile_schema, "bounded", False):
         return
 
+    @wraps(compile_schema)
     def bounded(self: Any, schema: Any, **kwargs: Any) -> Any:
         if kwargs.get("any_whitespace", True):
             kwargs.setdefault("max_whitespace_cnt", BLANKS)
