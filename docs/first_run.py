@@ -107,7 +107,7 @@ def main() -> None:
         finally:
             os.killpg(process.pid, signal.SIGINT)
             code = process.wait(120)
-        walk.done("Ctrl-C", f"exit code {code}")
+        walk.done("Ctrl-C", "ended by SIGINT" if code == -signal.SIGINT else f"exit code {code}")
     commit = run(ROOT, "git", "describe", "--always", "--dirty").strip()
     lines = [
         "# From a clone to an answer, timed",

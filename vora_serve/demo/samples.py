@@ -32,6 +32,8 @@ SMALL_TALK = (
 _SMALL_TALK_SHARE = 0.04
 #: Part of the pictures that are described.
 CAPTION_SHARE = 0.4
+#: Part of the described scenes that are described at once; the others after questions about them.
+AT_ONCE_SHARE = 0.5
 
 
 class Pictures:
@@ -77,6 +79,8 @@ class Pictures:
         questions = only_seen(questions)[: self.max_questions]
         turns = [(q.text, q.answer) for q in questions]
         if rng.random() < CAPTION_SHARE:  # last, for it tells everything
+            # At times it must come first: else only digits are ever described at once.
+            turns = [] if rng.random() < AT_ONCE_SHARE else turns
             turns.append((describe_request(rng), scene_caption(scene)))
         return Sample(conversation(turns, with_image=True), [render(scene)])
 
