@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 
 import vora_serve.demo
 from tests.vora_serve.gateway.real_engine import Served, serving
+from vora_serve.demo.questions import scene_caption
+from vora_serve.demo.scenes import random_scene, render
 from vora_serve.demo.suite import Item, build_suite, is_right
 from vora_serve.evaluation.cli import app
 
@@ -92,6 +94,23 @@ def test_three_pictures_by_url_streamed(
         for number, (item, kind) in enumerate(zip(chosen, ("png", "jpeg", "webp"), strict=True)):
             said = ask(client, f"{address}/{number}.{kind}", item.question)
             assert is_right(said, item.answer), f"{item.question} {said!r}, not {item.answer!r}"
+
+
+def test_a_scene_is_described_when_nothing_was_asked_before(
+    served: Served, web: tuple[Path, str]
+) -> None:
+    """The README's own question about the README's own picture, and some more of one shape."""
+    folder, address = web
+    right = []
+    scenes = [random_scene(7, "test", 0)]
+    scenes += [random_scene(SEED, "test", index, count=1) for index in range(9)]
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="unused", max_retries=0) as client:
+        for index, scene in enumerate(scenes):
+            render(scene).save(folder / f"{index}.png")
+            said = ask(client, f"{address}/{index}.png", "What do you see?")
+            right.append(said.strip() == scene_caption(scene))
+    assert right[0]
+    assert sum(right) >= 8
 
 
 def test_answers_are_as_right_as_the_report_says_and_blank_ones_near_chance(
