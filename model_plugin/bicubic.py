@@ -48,21 +48,18 @@ def coefficients(size: int, new_size: int) -> tuple[Int32Array, Int32Array]:
     scale = size / new_size
     widened = max(scale, 1.0)
     support, inverse = _SUPPORT * widened, 1.0 / widened
-    bounds = np.zeros((new_size, 2), dtype=np.int32)
-    weights = np.zeros((new_size, int(np.ceil(support)) * 2 + 1))
-    for index in range(new_size):
-        centre = (index + 0.5) * scale
-        first = max(int(centre - support + 0.5), 0)
-        count = min(int(centre + support + 0.5), size) - first
-        distance = np.abs((np.arange(count) + first - centre + 0.5) * inverse)
-        near = ((_A + 2.0) * distance - (_A + 3.0)) * distance * distance + 1
-        far = (((distance - 5) * distance + 8) * distance - 4) * _A
-        raw = np.where(distance < 1.0, near, np.where(distance < _SUPPORT, far, 0.0))
-        total = 0.0
-        for weight in raw:  # in this order: np.sum adds in pairs
-            total += weight
-        weights[index, :count] = raw * (1.0 / total) if total else raw
-        bounds[index] = first, count
+    centre = (np.arange(new_size) + 0.5) * scale
+    first = np.maximum(np.trunc(centre - support + 0.5), 0)
+    count = np.minimum(np.trunc(centre + support + 0.5), size) - first
+    tap = np.arange(int(np.ceil(support)) * 2 + 1)
+    distance = np.abs((tap + first[:, None] - centre[:, None] + 0.5) * inverse)
+    near = ((_A + 2.0) * distance - (_A + 3.0)) * distance * distance + 1
+    far = (((distance - 5) * distance + 8) * distance - 4) * _A
+    raw = np.where(distance < 1.0, near, np.where(distance < _SUPPORT, far, 0.0))
+    raw[tap >= count[:, None]] = 0.0
+    # One after the other, as Pillow adds: np.sum adds in pairs.
+    weights = raw * (1.0 / np.cumsum(raw, axis=1)[:, -1:])
+    bounds = np.stack([first, count], axis=1).astype(np.int32)
     scaled = weights * (1 << PRECISION)
     return bounds, np.trunc(scaled + np.where(weights < 0, -0.5, 0.5)).astype(np.int32)
 

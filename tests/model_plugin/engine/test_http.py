@@ -118,6 +118,19 @@ def test_a_picture_of_a_refused_request(client: httpx.Client) -> None:
     assert chat(client, [image]).status_code == 200
 
 
+def test_the_prefix_cache_knows_pictures(client: httpx.Client) -> None:
+    """Without that shadow too: a picture seen before is cached, another in its place is not."""
+    seen, other = url(noise_image(100, 70)), url(noise_image(70, 100))
+
+    def cached(image: str) -> int:
+        usage = chat(client, [image], "b" * 100, max_tokens=2).json()["usage"]
+        return int((usage["prompt_tokens_details"] or {}).get("cached_tokens") or 0)
+
+    cached(seen)
+    assert cached(seen) >= 64
+    assert cached(other) < 64
+
+
 @pytest.mark.parametrize(("prompt", "images"), [("<image>", 0), ("<image><image>", 0)])
 def test_placeholders_without_images(client: httpx.Client, prompt: str, images: int) -> None:
     body = {"model": "tiny", "prompt": prompt, "max_tokens": 2}
