@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 MODEL = Path(__file__).parents[2] / "fixtures" / "released_vora_tiny" / "merged"
 
@@ -41,11 +42,13 @@ class Served:
             time.sleep(0.2)
         raise RuntimeError(f"not ready: {self.log.read_text()[-3000:]}")
 
-    def engine_pids(self) -> list[int]:
+    def engine_processes(self) -> list[psutil.Process]:
         """The supervised engine and its children, the API server first."""
-        import psutil
+        return psutil.Process(self.process.pid).children(recursive=True)
 
-        return [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
+    def engine_pids(self) -> list[int]:
+        """Their process ids."""
+        return [process.pid for process in self.engine_processes()]
 
     def running_requests(self) -> float:
         """What the engine itself counts as running or waiting."""
