@@ -112,6 +112,7 @@ class Shield:
     def __init__(self, controls: Iterable[str]) -> None:
         self._controls = sorted(controls, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, self._controls)) or r"(?!)")
+        self._beginnings = {c[:end] for c in self._controls for end in range(1, len(c))}
         # Insertion order numbers the marks.
         self._marks: dict[str, str] = {}
 
@@ -157,7 +158,7 @@ class Shield:
         # "<|im_" here and "end|>" in the next part would join into one.
         for length in range(max(map(len, self._controls), default=1) - 1, 0, -1):
             tail = text[-length:]
-            if len(tail) == length and any(c.startswith(tail) for c in self._controls):
+            if tail in self._beginnings:
                 return text[:-length] + self._mark(tail)
         return text
 

@@ -23,6 +23,8 @@ from model_plugin import bicubic
 
 #: Pixels of a band of rows; bounds the memory that padding an elongated image takes.
 BAND_PIXELS = 1 << 20
+#: A smaller image is resized sooner than threads are woken.
+ALONE_PIXELS = 1 << 16
 #: More threads than this would mostly wait for memory.
 MAX_THREADS = 8
 
@@ -69,6 +71,8 @@ def resize(image: Image.Image, size: tuple[int, int], resample: int, threads: in
     """
     if _compiled(image, resample):
         return _resize_compiled(image, size, threads)
+    if image.width * image.height < ALONE_PIXELS:
+        threads = 1
     if threads < 2 or image.width == size[0]:
         rows = image.resize((size[0], image.height), resample=resample)
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
+from torch.nn.parallel import DistributedDataParallel
 
 from model_plugin import VoRAProcessor
 from vora_serve.training.data import Batch, SampleSource, Tokeniser
@@ -144,7 +145,10 @@ def _accumulate(
     if image_tokens:
         # Of a step with images, also where this process has none: the sums are added up below.
         sums |= {f"aux_{block}": 0.0 for block in module.blocks}
-    for batch in batches:
+    for number, batch in enumerate(batches, 1):
+        if isinstance(wrapped, DistributedDataParallel):
+            # Processes add their gradients up, and wait for each other, once a step.
+            wrapped.require_backward_grad_sync = number == len(batches)
         losses = wrapped(batch.to(device))
         sums["lm"] = sums.get("lm", 0.0) + float(losses["lm"].detach()) / max(targets, 1)
         loss = losses["lm"] / max(targets, 1)
