@@ -143,14 +143,14 @@ def make_text_model(out: Path, steps: int) -> None:
     finetune(model, processor, text, recipe, out / "log", out / "text")
 
 
-def make_teacher(out: Path, steps: int) -> None:
+def make_teacher(out: Path, steps: int, pictures: int) -> None:
     """A small AIMv2 that knows shapes, colours and places."""
     recipe = TeacherRecipe(
         hidden_size=WIDTH,
         layers=TEACHER_BLOCKS,
         heads=HEADS,
         mlp=2 * WIDTH,
-        pictures=16000,
+        pictures=pictures,
         optimisation=Optimisation(
             steps=steps,
             batch_size=32,
@@ -176,7 +176,7 @@ def make_world(out: Path, pictures: int = 8000, text_steps: int = 250, steps: in
     for name, done, make in (
         ("data", out / "conversations.tar", lambda: write_data(out, pictures)),
         ("text", out / "text", lambda: make_text_model(out, text_steps)),
-        ("teacher", out / "teacher", lambda: make_teacher(out, steps)),
+        ("teacher", out / "teacher", lambda: make_teacher(out, steps, 2 * pictures)),
     ):
         if not done.exists():
             start = time.process_time()
