@@ -10,7 +10,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test lint format types test-slow test-deploy test-playground test-examples test-engine test-gpu loadtest clean distclean
+.PHONY: help demo setup test lint format types test-slow test-deepspeed test-deploy test-playground test-examples test-engine test-gpu loadtest clean distclean
 
 PYTHON ?=
 DEVICE ?= auto
@@ -55,6 +55,10 @@ test: lint types ## set everything up, lint, check types, run the tests
 
 test-slow: setup ## the tests that take minutes each
 	$(OFFLINE) $(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+test-deepspeed: setup ## training shared by DeepSpeed, which this installs
+	$(BIN)/python -m pip install --quiet -e ".[deepspeed]"
+	$(OFFLINE) $(BIN)/python -m pytest -m "slow and not gpu" tests/vora_serve/training -k zero1 $(PYTEST_ARGS)
 
 test-deploy: setup ## the whole topology of deploy/compose.yaml as processes (needs prometheus, redis-server)
 	$(OFFLINE) $(BIN)/python -m pytest -m "not gpu" tests/deploy/test_topology.py $(PYTEST_ARGS)

@@ -93,7 +93,8 @@ def estimate(
     trained = tuple(name for name in groups if counts.get(name))
     train = sum(counts[name] for name in trained)
     frozen = counts["LLM"] if pretrain else 0
-    shards = processes if settings.sharding != "none" else 1
+    shards = processes if settings.sharding == "fsdp2" else 1
+    parts = processes if settings.sharding != "none" else 1
     rows = settings.micro_batch_size or settings.batch_size
     tokens = rows * max_length
     config, width = plan.config, plan.config.hidden_size
@@ -106,7 +107,7 @@ def estimate(
         "frozen weights": frozen * _BYTES[dtype] // shards,
         "trained weights": train * (4 if pretrain else _BYTES[dtype]) // shards,
         "gradients": train * (4 if pretrain else _BYTES[dtype]) // shards,
-        "optimizer": 8 * train // shards,
+        "optimizer": 8 * train // parts,
         "teacher": counts.get("teacher", 0) * _BYTES[teacher_dtype] if plan.blocks else 0,
         "activations": kept or layers * block,
         "logits": logits,

@@ -7,18 +7,17 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
-from torch.nn.parallel import DistributedDataParallel
 
 from model_plugin import VoRAProcessor
 from vora_serve.training.data import Batch, SampleSource, Tokeniser
 from vora_serve.training.data_recipe import Data
 from vora_serve.training.feed import SKIPPED_FILE, HeldOutSet, make_feed
 from vora_serve.training.metrics import METRICS_FILE, Metrics
-from vora_serve.training.optim import make_optimizers, make_schedule
-from vora_serve.training.parallel import scalar, shard
+from vora_serve.training.optim import make_schedule
+from vora_serve.training.parallel import Strategy, make_strategy
 from vora_serve.training.recipe import Optimisation
 from vora_serve.training.state import STATE_FOLDER, RunState
-from vora_serve.training.step import TrainingModel
+from vora_serve.training.step import TrainingModel, compile_blocks
 
 
 def train(
@@ -64,19 +63,15 @@ def train(
     module.to(accelerator.device)
     if settings.gradient_checkpointing:
         module.model.llm.gradient_checkpointing_enable({"use_reentrant": False})
-    sharded = settings.sharding != "none"
-    if sharded:
-        shard(module, settings, accelerator.device)
-    optimizers = make_optimizers(module, settings)
+    if settings.compile:
+        compile_blocks(module)
+    strategy = make_strategy(module, settings, accelerator)
     schedule = make_schedule(settings)
-    base_lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    base_lrs = [[g["lr"] for g in optimizer.param_groups] for optimizer in strategy.optimizers]
     stream = samples if isinstance(samples, Data) else None
-    state = RunState(out_dir / STATE_FOLDER, module, optimizers, settings, accelerator, stream)
+    state = RunState(out_dir / STATE_FOLDER, strategy, settings, accelerator, stream)
     start = state.load()
-    wrapped: torch.nn.Module = module
-    if accelerator.num_processes > 1 and not sharded:
-        wrapped = accelerator.prepare_model(module)
-    wrapped.to(accelerator.device).train()
+    module.train()
     feed = make_feed(
         samples,
         Tokeniser(processor, max_length),
@@ -90,16 +85,11 @@ def train(
     )
     metrics = Metrics(out_dir / METRICS_FILE, name, start, settings, accelerator.is_main_process)
     for step, batches in enumerate(feed, start):
-        for optimizer, lrs in zip(optimizers, base_lrs, strict=True):
+        for optimizer, lrs in zip(strategy.optimizers, base_lrs, strict=True):
             for group, lr in zip(optimizer.param_groups, lrs, strict=True):
                 group["lr"] = lr * schedule(step)
-        losses = _accumulate(wrapped, module, batches, accelerator)
-        trained = [p for p in module.parameters() if p.requires_grad]
-        norm = torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        losses["grad_norm"] = scalar(norm)
+        losses = _accumulate(strategy, module, batches, accelerator)
+        losses["grad_norm"] = strategy.step()
         losses["lr"] = settings.lr * schedule(step)
         metrics.add(step, losses, batches, feed.skipped)
         done = step + 1
@@ -121,7 +111,7 @@ def main_process_first() -> Iterator[bool]:
 
 
 def _accumulate(
-    wrapped: torch.nn.Module,
+    strategy: Strategy,
     module: TrainingModel,
     batches: list[Batch],
     accelerator: Accelerator,
@@ -146,10 +136,7 @@ def _accumulate(
         # Of a step with images, also where this process has none: the sums are added up below.
         sums |= {f"aux_{block}": 0.0 for block in module.blocks}
     for number, batch in enumerate(batches, 1):
-        if isinstance(wrapped, DistributedDataParallel):
-            # Processes add their gradients up, and wait for each other, once a step.
-            wrapped.require_backward_grad_sync = number == len(batches)
-        losses = wrapped(batch.to(device))
+        losses = strategy.forward(batch.to(device), last=number == len(batches))
         sums["lm"] = sums.get("lm", 0.0) + float(losses["lm"].detach()) / max(targets, 1)
         loss = losses["lm"] / max(targets, 1)
         if "image_tokens" in losses:
@@ -158,8 +145,7 @@ def _accumulate(
             for key, value in aux.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach())
             loss = loss + module.settings.weight * torch.stack(list(aux.values())).mean()
-        # DDP averages gradients over processes; the shares above make a sum of them.
-        accelerator.backward(loss * accelerator.num_processes)
+        strategy.backward(loss)
     if accelerator.num_processes > 1:
         keys = sorted(sums)
         values = torch.tensor([sums[k] for k in keys], device=device, dtype=torch.float64)

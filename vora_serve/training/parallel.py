@@ -1,41 +1,197 @@
-"""Many processes: what is dealt out with fully_shard (FSDP2), and how it comes together again.
+"""Many processes: how the gradients of micro-batches become one step of all of them.
 
-Launched by ``torchrun`` or ``accelerate launch``. DistributedDataParallel needs nothing from here.
+Launched by ``torchrun`` or ``accelerate launch``. Three ways, which give the same losses: every
+process has everything (one alone, or DistributedDataParallel); fully_shard (FSDP2) deals weights,
+gradients and optimizer states out; DeepSpeed's ZeRO deals out the optimizer states.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from accelerate import Accelerator
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
-from model_plugin import ConfigError
+from model_plugin import CheckpointError, ConfigError
+from vora_serve.training.data import Batch
+from vora_serve.training.optim import make_optimizers
 from vora_serve.training.recipe import Optimisation
 from vora_serve.training.step import TrainingModel
 
 
-def shard(module: TrainingModel, settings: Optimisation, device: torch.device) -> None:
-    """Deal a model's weights out to all processes, block by block, in place.
+class Strategy(Protocol):
+    """A model and its optimizers on the processes of a run.
 
-    A block's weights are gathered for its forward and backward pass and let go again; gradients and
-    optimizer states stay dealt out. The teacher is whole everywhere.
+    Attributes:
+        optimizers: those whose learning rates count.
+    """
+
+    optimizers: list[torch.optim.Optimizer]
+
+    def forward(self, batch: Batch, *, last: bool) -> dict[str, torch.Tensor]:
+        """The losses of a micro-batch, ``last`` of its step on this process."""
+        ...
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add a micro-batch's gradients. The losses of all processes add up to the step's."""
+        ...
+
+    def step(self) -> float:
+        """Clip and apply the gradients; returns their norm before that."""
+        ...
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Keep what is trained, with the optimizers' states; called by every process.
+
+        Args:
+            folder: for what is dealt out; made here where something is.
+
+        Returns:
+            What the main process knows besides.
+        """
+        ...
+
+    def load(self, folder: Path, saved: Mapping[str, Any]) -> None:
+        """Restore what :meth:`save` kept."""
+        ...
+
+
+def make_strategy(
+    module: TrainingModel, settings: Optimisation, accelerator: Accelerator
+) -> Strategy:
+    """The way of sharing a run that its recipe names.
 
     Raises:
-        ConfigError: there is one process, or the optimizer needs whole matrices.
+        ConfigError: processes, optimizer or what is installed do not allow it.
     """
-    if not dist.is_initialized():
+    if settings.sharding == "none":
+        return Replicated(module, settings, accelerator)
+    if accelerator.num_processes == 1:
         raise ConfigError(
             "optimisation.sharding needs several processes; start them with torchrun or "
             "accelerate launch."
         )
     if settings.optimizer != "adamw":
         raise ConfigError("optimisation.sharding works with the optimizer adamw only.")
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for block in module.model.llm.model.layers:
-        fully_shard(block, mesh=mesh)
-    fully_shard(module, mesh=mesh)
+    if settings.sharding == "zero1":
+        from vora_serve.training.zero import ZeRO
+
+        return ZeRO(module, settings, accelerator)
+    return FullyShard(module, settings, accelerator)
+
+
+class _Averaging:
+    """What torch's own ways have in common: gradients are averaged while they are made."""
+
+    def __init__(
+        self, module: TrainingModel, settings: Optimisation, accelerator: Accelerator
+    ) -> None:
+        self.module, self.settings, self.accelerator = module, settings, accelerator
+        self.optimizers: list[torch.optim.Optimizer] = []
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """See :class:`Strategy`."""
+        self.accelerator.backward(loss * self.accelerator.num_processes)
+
+    def step(self) -> float:
+        """See :class:`Strategy`."""
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        norm = torch.nn.utils.clip_grad_norm_(trained, self.settings.max_grad_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
+class Replicated(_Averaging):
+    """Everything everywhere: one process alone, or DistributedDataParallel."""
+
+    def __init__(
+        self, module: TrainingModel, settings: Optimisation, accelerator: Accelerator
+    ) -> None:
+        super().__init__(module, settings, accelerator)
+        self.optimizers = make_optimizers(module, settings)
+        self.wrapped: nn.Module = module
+        if accelerator.num_processes > 1:
+            self.wrapped = accelerator.prepare_model(module)
+
+    def forward(self, batch: Batch, *, last: bool) -> dict[str, torch.Tensor]:
+        """See :class:`Strategy`."""
+        if isinstance(self.wrapped, DistributedDataParallel):
+            # Processes add their gradients up, and wait for each other, once a step.
+            self.wrapped.require_backward_grad_sync = last
+        return self.wrapped(batch)
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """See :class:`Strategy`."""
+        trained = {n: p.detach() for n, p in self.module.named_parameters() if p.requires_grad}
+        return {"trained": trained, "optimizers": [o.state_dict() for o in self.optimizers]}
+
+    def load(self, folder: Path, saved: Mapping[str, Any]) -> None:
+        """See :class:`Strategy`.
+
+        Raises:
+            CheckpointError: it is of another model.
+        """
+        if self.module.load_state_dict(saved["trained"], strict=False).unexpected_keys:
+            raise CheckpointError("The saved training state belongs to another model.")
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+
+
+class FullyShard(_Averaging):
+    """Weights, gradients and optimizer states dealt out block by block.
+
+    A block's weights are gathered for its forward and backward pass and let go again. The teacher
+    is whole everywhere.
+    """
+
+    def __init__(
+        self, module: TrainingModel, settings: Optimisation, accelerator: Accelerator
+    ) -> None:
+        super().__init__(module, settings, accelerator)
+        mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+        for block in module.model.llm.model.layers:
+            fully_shard(block, mesh=mesh)
+        fully_shard(module, mesh=mesh)
+        self.optimizers = make_optimizers(module, settings)
+
+    def forward(self, batch: Batch, *, last: bool) -> dict[str, torch.Tensor]:
+        """See :class:`Strategy`."""
+        return self.module(batch)
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """See :class:`Strategy`."""
+        dcp.save(self._state(), checkpoint_id=str(folder))
+        return {}
+
+    def load(self, folder: Path, saved: Mapping[str, Any]) -> None:
+        """See :class:`Strategy`."""
+        state = self._state()
+        dcp.load(state, checkpoint_id=str(folder))
+        set_state_dict(
+            self.module,
+            self.optimizers,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizers"],
+            options=StateDictOptions(strict=False, ignore_frozen_params=True),
+        )
+
+    def _state(self) -> dict[str, Any]:
+        options = StateDictOptions(ignore_frozen_params=True)
+        model, optimizers = get_state_dict(self.module, self.optimizers, options=options)
+        return {"model": model, "optimizers": optimizers}
 
 
 def gathered(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -43,8 +199,3 @@ def gathered(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str,
     for name, tensor in tensors:
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         yield name, whole.detach()
-
-
-def scalar(value: torch.Tensor) -> float:
-    """A number, whether it is dealt out or not."""
-    return float(value.full_tensor() if isinstance(value, DTensor) else value)

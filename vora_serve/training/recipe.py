@@ -38,9 +38,10 @@ class Optimisation(Strict):
         log_every, save_every: in steps; ``save_every`` 0 saves at the end only.
         bf16: compute in bfloat16 (autocast); what trains is kept as it is.
         gradient_checkpointing: compute activations again in the backward pass.
+        compile: have torch.compile make the LLM's blocks faster; needs a C++ compiler on CPU.
         loss_chunk: targets whose logits are held at a time; all of a micro-batch when absent.
-        sharding: ``none`` (every process has all weights) or ``fsdp2`` (torch's fully_shard:
-            weights, gradients and optimizer states are dealt out).
+        sharding: ``none`` (every process has everything), ``zero1`` (DeepSpeed: optimizer states
+            are dealt out) or ``fsdp2`` (torch's fully_shard: weights and gradients as well).
         tensorboard: write event files beside the metrics.
         wandb: project to report to; nowhere when absent.
     """
@@ -62,8 +63,9 @@ class Optimisation(Strict):
     save_every: int = Field(default=0, ge=0)
     bf16: bool = False
     gradient_checkpointing: bool = False
+    compile: bool = False
     loss_chunk: int | None = Field(default=None, gt=0)
-    sharding: Literal["none", "fsdp2"] = "none"
+    sharding: Literal["none", "zero1", "fsdp2"] = "none"
     tensorboard: bool = False
     wandb: str | None = None
 

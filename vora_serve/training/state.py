@@ -12,18 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_state_dict,
-)
 
 from model_plugin import CheckpointError
 from vora_serve.training.data_recipe import Data
+from vora_serve.training.parallel import Strategy
 from vora_serve.training.recipe import Optimisation
 from vora_serve.training.stream import State
 
@@ -36,8 +30,7 @@ class RunState:
 
     Args:
         folder: where it lies.
-        module: the model.
-        optimizers: of the run.
+        strategy: the run's model and optimizers.
         settings: the recipe's; a state of another recipe is refused.
         accelerator: of the run.
         data: the recipe's section, where a stream is trained on; likewise.
@@ -46,13 +39,12 @@ class RunState:
     def __init__(
         self,
         folder: Path,
-        module: nn.Module,
-        optimizers: list[torch.optim.Optimizer],
+        strategy: Strategy,
         settings: Optimisation,
         accelerator: Accelerator,
         data: Data | None = None,
     ) -> None:
-        self.folder, self.module, self.optimizers = folder, module, optimizers
+        self.folder, self.strategy = folder, strategy
         self.settings, self.accelerator = settings, accelerator
         self.data = data.model_dump(mode="json") if data is not None else None
         #: Where the data stood: states of all lanes.
@@ -77,14 +69,16 @@ class RunState:
             "lanes": lanes,
             "data": self.data,
         }
-        if self.settings.sharding == "none":
-            if self.accelerator.is_main_process:
-                trained = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
-                data["trained"] = {name: p.detach() for name, p in trained.items()}
-                data["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
-                self._replace(data)
-        else:
-            self._save_shards(step, data)
+        # Every process writes its part; the small file that names the folder makes it count.
+        name = f"{_SHARDS}-{step}"
+        with _disk_errors():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            data |= self.strategy.save(self.folder / name)
+        if self.accelerator.is_main_process:
+            self._replace(data | {"shards": name})
+            for old in self.folder.glob(f"{_SHARDS}-*"):
+                if old.name != name:
+                    shutil.rmtree(old, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
     def load(self) -> int:
@@ -104,14 +98,7 @@ class RunState:
             raise CheckpointError(
                 f"{file} was saved under another recipe; remove its folder to begin anew."
             )
-        if self.settings.sharding == "none":
-            result = self.module.load_state_dict(data["trained"], strict=False)
-            if result.unexpected_keys:
-                raise CheckpointError(f"{file} belongs to another model.")
-            for optimizer, state in zip(self.optimizers, data["optimizers"], strict=True):
-                optimizer.load_state_dict(state)
-        else:
-            self._load_shards(self.folder / data["shards"])
+        self.strategy.load(self.folder / data.get("shards", ""), data)
         python, numpy, pytorch = data["random"]
         random.setstate(python)
         np.random.set_state(numpy)
@@ -122,34 +109,6 @@ class RunState:
     def remove(self) -> None:
         """A finished run needs no state."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _save_shards(self, step: int, data: dict[str, Any]) -> None:
-        """Every process writes its shards; the small file that names them makes them count."""
-        name = f"{_SHARDS}-{step}"
-        with _disk_errors():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            dcp.save(self._sharded(), checkpoint_id=str(self.folder / name))
-        if self.accelerator.is_main_process:
-            self._replace(data | {"shards": name})
-            for old in self.folder.glob(f"{_SHARDS}-*"):
-                if old.name != name:
-                    shutil.rmtree(old, ignore_errors=True)
-
-    def _load_shards(self, folder: Path) -> None:
-        state = self._sharded()
-        dcp.load(state, checkpoint_id=str(folder))
-        set_state_dict(
-            self.module,
-            self.optimizers,
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizers"],
-            options=StateDictOptions(strict=False, ignore_frozen_params=True),
-        )
-
-    def _sharded(self) -> dict[str, Any]:
-        options = StateDictOptions(ignore_frozen_params=True)
-        model, optimizers = get_state_dict(self.module, self.optimizers, options=options)
-        return {"model": model, "optimizers": optimizers}
 
     def _replace(self, data: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

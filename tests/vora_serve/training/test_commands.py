@@ -307,9 +307,21 @@ def test_usage_errors_have_exit_code_2_and_no_traceback(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
-def torchrun(recipe: Path, processes: int, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", str(processes), "-m", "vora_serve", "pretrain"]
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    # On a machine without GPUs, accelerate would start several processes through MPI alone.
+    "accelerate": [
+        "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+    ],
+}  # fmt: skip
+
+
+def launched(
+    recipe: Path, *overrides: str, launcher: str = "torchrun"
+) -> subprocess.CompletedProcess[str]:
+    """A pretraining by two processes."""
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "vora_serve", "pretrain"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         [*command, "--config", str(recipe), *overrides],
@@ -321,13 +333,23 @@ def torchrun(recipe: Path, processes: int, *overrides: str) -> subprocess.Comple
     )
 
 
+def needs(sharding: str) -> None:
+    """Skip where a library that only this way of sharding needs is not installed."""
+    if sharding == "zero1":
+        pytest.importorskip("deepspeed")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
-def test_two_processes_give_the_losses_of_one(tmp_path: Path, sharding: str) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "sharding"),
+    [("torchrun", "none"), ("torchrun", "fsdp2"), ("torchrun", "zero1"), ("accelerate", "none")],
+)
+def test_two_processes_give_the_losses_of_one(tmp_path: Path, launcher: str, sharding: str) -> None:
+    needs(sharding)
     file = bases.pretrain_recipe(tmp_path)
     run.run_pretrain(read_recipe(PretrainRun, file, [f"out={tmp_path / 'one'}"]))
     overrides = [f"optimisation.sharding={sharding}", f"run={tmp_path / 'two'}"]
-    done = torchrun(file, 2, *overrides, f"out={tmp_path / 'both'}")
+    done = launched(file, *overrides, f"out={tmp_path / 'both'}", launcher=launcher)
     assert done.returncode == 0, done.stderr[-3000:]
     for key in ("lm", "aux_0", "aux_1", "grad_norm"):
         one = [line[key] for line in metrics(tmp_path / "run")]
@@ -340,11 +362,13 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, sharding: str) -> 
 
 
 @pytest.mark.slow
-def test_a_sharded_run_that_was_killed_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharding", ["fsdp2", "zero1"])
+def test_a_sharded_run_that_was_killed_goes_on(tmp_path: Path, sharding: str) -> None:
+    needs(sharding)
     file = bases.pretrain_recipe(tmp_path)
-    settings = ["optimisation.sharding=fsdp2", "optimisation.steps=12", "optimisation.save_every=4"]
-    settings += ["data.max_skipped=0"]
-    whole = torchrun(file, 2, *settings, f"run={tmp_path / 'whole'}", f"out={tmp_path / 'a'}")
+    settings = [f"optimisation.sharding={sharding}", "optimisation.steps=12"]
+    settings += ["optimisation.save_every=4", "data.max_skipped=0"]
+    whole = launched(file, *settings, f"run={tmp_path / 'whole'}", f"out={tmp_path / 'a'}")
     assert whole.returncode == 0, whole.stderr[-3000:]
     # A sample's file goes away after it was looked at: the run stops in the middle.
     wall = [f"run={tmp_path / 'cut'}", f"out={tmp_path / 'b'}"]
@@ -352,13 +376,31 @@ def test_a_sharded_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     kept = data.read_text()
     lines = kept.splitlines()
     data.write_text("\n".join([*lines[:-1], "broken"]) + "\n")
-    stopped = torchrun(file, 2, *settings, *wall)
+    stopped = launched(file, *settings, *wall)
     assert stopped.returncode != 0
     assert list((tmp_path / "cut" / "state").glob("shards-*")), "a state was written"
     data.write_text(kept)
-    going_on = torchrun(file, 2, *settings, *wall)
+    going_on = launched(file, *settings, *wall)
     assert going_on.returncode == 0, going_on.stderr[-3000:]
     for key in ("lm", "distill"):
         one = [line[key] for line in metrics(tmp_path / "whole")]
         assert one == [line[key] for line in metrics(tmp_path / "cut")], key
     assert math.isfinite(metrics(tmp_path / "cut")[-1]["lm"])
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_losses(tmp_path: Path) -> None:
+    from torch._dynamo.utils import counters
+
+    file = bases.pretrain_recipe(tmp_path)
+    losses = []
+    for compiled in (False, True):
+        counters.clear()
+        place = tmp_path / str(compiled)
+        settings = [f"optimisation.compile={compiled}", f"run={place}", f"out={place}.out"]
+        run.run_pretrain(read_recipe(PretrainRun, file, settings))
+        assert (counters["stats"]["unique_graphs"] > 0) is compiled
+        losses.append(metrics(place))
+    for key in ("lm", "aux_0", "aux_1", "grad_norm"):
+        plain, fast = ([line[key] for line in lines] for lines in losses)
+        assert plain == pytest.approx(fast, abs=2e-4), key
