@@ -19,19 +19,16 @@ class Calibration:
         flops_per_s: prefill operations per second.
         bytes_per_s: bytes read per second while decoding, overhead of a step included.
         fixed_s: of a request, before its prompt is scheduled.
-        front_share: as in :class:`~loadtest.plan.simulate.Engine`.
     """
 
     point: str
     flops_per_s: float
     bytes_per_s: float
     fixed_s: float
-    front_share: float = 0.0
 
     def engine(self, kv_bytes: float, max_tokens: int = 8192, max_sequences: int = 256) -> Engine:
         """The same device with this cache."""
-        rates = (self.flops_per_s, self.bytes_per_s, 0.0)
-        return Engine(*rates, kv_bytes, max_tokens, max_sequences, self.front_share)
+        return Engine(self.flops_per_s, self.bytes_per_s, 0.0, kv_bytes, max_tokens, max_sequences)
 
 
 def checkpoint_of(found: dict[str, Any], server: str) -> Checkpoint:
@@ -65,8 +62,6 @@ def calibrate(found: dict[str, Any], server: str, width: int = 2) -> Calibration
         UsageError: there is no single-request point of it without failures.
     """
     checkpoint = checkpoint_of(found, server)
-    machine = found["head"].get("machine", {})
-    front_share = 0.0 if machine.get("gpus") else 1 / max(1, machine.get("cores") or 1)
     best: tuple[float, Calibration] | None = None
     for point in found["points"]:
         got = point["servers"].get(server)
@@ -84,7 +79,6 @@ def calibrate(found: dict[str, Any], server: str, width: int = 2) -> Calibration
             flops / (ttft - fixed),
             read / (got["tpot_ms"]["p50"] / 1000),
             fixed,
-            front_share,
         )
         if best is None or flops > best[0]:
             best = (flops, fit)

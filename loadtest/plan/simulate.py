@@ -6,16 +6,14 @@ keys and values into the cache, and gives one token to each request that already
     overhead + max(FLOPs / flops_per_s, bytes / bytes_per_s)
 
 where the bytes are the weights, once, and the keys and values of every sequence that decodes. The
-three constants come from measured single requests, or from a device's data sheet. Where the model
-computes on the cores that also prepare requests, what is prepared meanwhile holds a step up.
+three constants come from measured single requests, or from a device's data sheet.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
 import numpy as np
 
@@ -53,8 +51,6 @@ class Engine:
         kv_bytes: of its cache.
         max_tokens: budget of a step.
         max_sequences: under way at a time.
-        front_share: of the time that preparing a request takes, how much the model's computing
-            loses: 0 where it has a device of its own, one core of n on a CPU.
     """
 
     flops_per_s: float
@@ -63,7 +59,6 @@ class Engine:
     kv_bytes: float
     max_tokens: int = 8192
     max_sequences: int = 256
-    front_share: float = 0.0
 
 
 @dataclass
@@ -150,11 +145,7 @@ def simulate(
             begun.append(ready.popleft())
             held += kv(request)
             tokens += request.cost.prompt
-        step = _step_s(engine, active, begun)
-        if engine.front_share:
-            meanwhile = coming if concurrency is not None else chain(coming, ahead)
-            step += engine.front_share * _prepared_s(meanwhile, now, now + step)
-        now += step
+        now += _step_s(engine, active, begun)
         for request in begun:
             request.first_token = now
         active += begun
@@ -165,17 +156,6 @@ def simulate(
                 held -= kv(request)
         active = [request for request in active if request.made < request.cost.output]
     return list(requests)
-
-
-def _prepared_s(requests: Iterable[Request], begin: float, end: float) -> float:
-    """Seconds between two times that go into preparing requests; they come in order of arrival."""
-    total = 0.0
-    for request in requests:
-        if request.arrival >= end:
-            break
-        ready = request.arrival + request.cost.fixed_s
-        total += max(0.0, min(end, ready) - max(begin, request.arrival))
-    return total
 
 
 def _step_s(engine: Engine, active: Sequence[Request], begun: Sequence[Request]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,16 +36,6 @@ def test_two_together_share_a_step_and_a_third_waits_for_the_cache() -> None:
     done = simulate(small, [Request(0.0, COST) for _ in range(3)])
     assert done[0].first_token == done[1].first_token == pytest.approx(0.25)
     assert done[2].first_token > done[0].done
-
-
-def test_what_is_prepared_meanwhile_holds_up_a_shared_core() -> None:
-    shared = replace(ENGINE, front_share=0.5)
-    (alone,) = simulate(shared, [Request(0.0, COST)])
-    assert alone.ttft == pytest.approx(0.05 + 0.001 + 0.1)  # nothing else was to be done
-    first, second = simulate(shared, [Request(0.0, COST), Request(0.06, COST)])
-    assert first.ttft == pytest.approx(0.151 + 0.5 * 0.05)  # all of the second's preparing
-    apart = simulate(ENGINE, [Request(0.0, COST), Request(0.06, COST)])
-    assert second.done > apart[1].done
 
 
 def test_a_budget_of_tokens_lets_one_prompt_in_at_a_time() -> None:
@@ -104,6 +93,8 @@ def test_replicas() -> None:
 
 
 def test_a_device_without_room_for_the_weights() -> None:
+    from dataclasses import replace
+
     large = replace(on_paper("7b", True), weight_bytes=17e9)
     small, big = mix().hardware
     assert engine_on(big, mix(), large) is not None
