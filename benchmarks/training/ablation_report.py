@@ -183,7 +183,7 @@ def _plot_steps(
     panel.set_xticks(np.arange(len(LEVELS)) + 0.4 - width / 2)
     panel.set_xticklabels([f"{part:.0%} of vanilla LoRA's way" for part in LEVELS])
     panel.set(ylabel="steps needed, % of vanilla LoRA's", title="steps to reach a loss")
-    panel.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     _save(figure, file)
 
 

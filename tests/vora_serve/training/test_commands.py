@@ -389,6 +389,7 @@ def test_a_sharded_run_that_was_killed_goes_on(tmp_path: Path, sharding: str) ->
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself: as errors they end it
 def test_compiled_blocks_give_the_same_losses(tmp_path: Path) -> None:
     from torch._dynamo.utils import counters
 
