@@ -1,9 +1,10 @@
 """DeepSpeed's ZeRO, stage 1: optimizer states dealt out; weights and gradients whole everywhere.
 
 Stage 2 adds gradients up in the order in which backward passes make them, and takes it for granted
-that this is the same everywhere; it is not where one process's micro-batch has no image (seen:
-gradients of other parameters were added). Stage 1 adds them up in the parameters' order, once a
-step. Stage 3 would deal the weights out as well; FSDP2 does that without a further library.
+that this is the same everywhere; it is not where one process's micro-batch has no image. (Seen: the
+norm came out wrong in such a step, and right under stage 1.) Stage 1 adds them up in the order of
+the parameters, once a step. Stage 3 would deal the weights out as well; FSDP2 does that without a
+further library.
 """
 
 from collections.abc import Mapping

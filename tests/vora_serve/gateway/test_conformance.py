@@ -277,7 +277,6 @@ def slowed(served: Served) -> Iterator[None]:
     finally:
         over.set()
         pulses.join()
-        cores[0].resume()
 
 
 @pytest.mark.parametrize("stream", [False, True])
