@@ -36,7 +36,7 @@ demo: ## set everything up and serve the demo model on http://127.0.0.1:8000 unt
 	@# A cache of 1 GiB holds 350,000 of its tokens; touching 4 GiB costs seconds at every start.
 	@export VORA_SERVE_ENGINE__ARGS="$${VORA_SERVE_ENGINE__ARGS:-[\"--enforce-eager\"]}"; \
 	export VORA_SERVE_ENGINE__CPU_KVCACHE_GIB="$${VORA_SERVE_ENGINE__CPU_KVCACHE_GIB:-1}"; \
-	exec $(BIN)/vora-serve serve --model vora_serve/demo/checkpoint --served-model-name vora-demo --host $(HOST) --port $(PORT)
+	exec $(BIN)/vora-serve serve --model vora_serve/demo/checkpoint --served-model-name vora-demo --host "$(HOST)" --port "$(PORT)"
 
 setup: ## set up .venv for development, and no more
 	@$(INSTALL) dev

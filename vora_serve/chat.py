@@ -174,7 +174,7 @@ class Conversation:
 
     def body(self) -> dict[str, Any]:
         """The request as it stands."""
-        head = [{"role": "system", "content": self.system}] if self.system else []
+        head = [] if self.system is None else [{"role": "system", "content": self.system}]
         return {"model": self.model, "messages": [*head, *self.messages], **self.sampling}
 
 

@@ -11,17 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
+from vora_serve.command import App
 from vora_serve.errors import ConfigurationError, VoRAServeError
 
-app = typer.Typer(
+app = App(
     name="vora-serve",
     help="Train, merge, evaluate and serve VoRA models.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-config_app = typer.Typer(help="Look at the gateway's configuration.", no_args_is_help=True)
-keys_app = typer.Typer(help="Make API keys.", no_args_is_help=True)
+config_app = App(help="Look at the gateway's configuration.", no_args_is_help=True)
+keys_app = App(help="Make API keys.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(keys_app, name="keys")
 
@@ -72,8 +73,11 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Gateway processes [1].")] = None,
     keys: Annotated[Path | None, typer.Option(help="YAML file with API keys' hashes.")] = None,
     allow_anonymous: Annotated[
-        bool, typer.Option("--allow-anonymous", help="Serve others without API keys.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--allow-anonymous/--no-allow-anonymous", help="Serve others without API keys."
+        ),
+    ] = None,
     allow_image_network: Annotated[
         list[str] | None,
         typer.Option(help="Private network (CIDR) that images may come from; repeatable."),
@@ -91,7 +95,7 @@ def serve(
     flags: dict[str, Any] = {}
 
     def put(section: str, name: str, value: Any) -> None:
-        if value not in (None, [], False):
+        if value is not None and value != []:  # 0 and False are values
             flags.setdefault(section, {})[name] = value
 
     put("engine", "model", model)
@@ -100,7 +104,7 @@ def serve(
     put("server", "host", host)
     put("server", "port", port)
     put("server", "workers", workers)
-    put("auth", "keys_file", str(keys) if keys else None)
+    put("auth", "keys_file", str(keys) if keys is not None else None)
     put("auth", "allow_anonymous", allow_anonymous)
     put("images", "allow_networks", allow_image_network)
     put("logging", "format", log_format)
@@ -131,8 +135,10 @@ def engine(
             raise ConfigurationError("Give either --port or --uds, not both.")
         command += ["--uds", str(uds)]
     else:
-        port = 8001 if port is None else port
-        bind(host, port).close()  # in use? said now, not after a minute of loading
+        # In use? Said now, not after a minute of loading. Port 0 becomes a free one here.
+        with bind(host, 8001 if port is None else port) as listener:
+            port = listener.getsockname()[1]
+        sys.stderr.write(f"vora-serve: the engine will be on http://{host}:{port}\n")
         command += ["--host", host, "--port", str(port)]
     if "--served-model-name" not in given:
         command += ["--served-model-name", checkpoint.name]

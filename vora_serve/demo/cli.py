@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from vora_serve.command import App
 from vora_serve.errors import ConfigurationError
 
-app = typer.Typer(help="Train and look at the demo model.", no_args_is_help=True)
+app = App(help="Train and look at the demo model.", no_args_is_help=True)
 
 
 @app.command()

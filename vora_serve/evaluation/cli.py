@@ -13,6 +13,7 @@ import typer
 import yaml
 from tqdm import tqdm
 
+from vora_serve.command import App
 from vora_serve.demo.suite import SUITE_SEED, Item, build_suite, is_right
 from vora_serve.errors import ConfigurationError
 from vora_serve.evaluation.client import Endpoint, Picture, ask_all
@@ -26,7 +27,7 @@ from vora_serve.evaluation.recipe import (
 )
 from vora_serve.evaluation.table import draw_scores, draw_table, summarise
 
-app = typer.Typer(add_completion=False)
+app = App(add_completion=False)
 _DEMO_LIMIT = 300
 
 

@@ -86,7 +86,7 @@ def read_suite(
     records = _records(file)[:limit]
     if not records:
         raise ConfigurationError(f"{file} holds no questions.")
-    template = prompt or PROMPTS[kind]
+    template = PROMPTS[kind] if prompt is None else prompt
     if "{question}" not in template:
         raise ConfigurationError("The prompt must have a place {question}.")
     questions = []

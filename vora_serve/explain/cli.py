@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vora_serve.command import App
 from vora_serve.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from vora_serve.explain.look import Explainer, Explanation
 
-app = typer.Typer(add_completion=False)
+app = App(add_completion=False)
 
 
 def _say(text: str) -> None:
@@ -59,6 +60,7 @@ def explain(
         from vora_serve.gateway.listen import bind
 
         listener = bind("127.0.0.1", listen)
+        listen = listener.getsockname()[1]  # of port 0, the free one that was found
     import torch
     import transformers
 

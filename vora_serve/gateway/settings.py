@@ -163,8 +163,8 @@ class ImageSettings(Section):
     allow_networks: list[Cidr] = []
     """Private networks that may be fetched from; none by default."""
     deny_networks: list[Cidr] = []
-    allow_hosts: list[str] = []
-    """Where given, only these hosts (``example.org``, ``*.example.org``)."""
+    allow_hosts: list[str] | None = None
+    """Where given, only these hosts (``example.org``, ``*.example.org``); an empty list: none."""
     deny_hosts: list[str] = []
     max_count: PositiveInt = 16
     max_bytes: PositiveInt = 20 * 2**20
@@ -354,6 +354,16 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _refuse_empty(value: Any, where: str = "") -> None:
+    """No setting has a use for an empty text; it comes from a variable that was not set."""
+    if value == "":
+        raise ConfigurationError(f"The setting {where} is empty.")
+    if isinstance(value, Mapping | list) and where != "engine.args":  # vLLM's flags may be empty
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, below in items:
+            _refuse_empty(below, f"{where}.{key}".lstrip("."))
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
@@ -391,8 +401,9 @@ def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = 
     """
     tree: dict[str, Any] = read_yaml(config) if config is not None else {}
     try:
-        tree = _merge(tree, _CheckedEnv(Settings)())
-        return Settings(**_merge(tree, flags or {}))
+        tree = _merge(_merge(tree, _CheckedEnv(Settings)()), flags or {})
+        _refuse_empty(tree)
+        return Settings(**tree)
     except ValidationError as error:
         raise ConfigurationError(_describe(error)) from None
     except ValueError as error:  # an environment variable that should hold JSON and does not

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
+from vora_serve.command import App
 from vora_serve.errors import ConfigurationError
 
-app = typer.Typer(add_completion=False)
+app = App(add_completion=False)
 
 Config = Annotated[
     str, typer.Option("--config", help="Recipe: a YAML file, or the name of one that comes along.")

@@ -54,19 +54,19 @@ class URLPolicy:
 
     Args:
         schemes: ``http``, ``https``.
-        allow_hosts, deny_hosts: Names or ``*.`` patterns; an empty allow list allows all.
+        allow_hosts, deny_hosts: Names or ``*.`` patterns; without an allow list, all are allowed.
         max_chars: Longest URL.
     """
 
     def __init__(
         self,
         schemes: Sequence[str],
-        allow_hosts: Sequence[str] = (),
+        allow_hosts: Sequence[str] | None = None,
         deny_hosts: Sequence[str] = (),
         max_chars: int = 8192,
     ) -> None:
         self._schemes = frozenset(schemes)
-        self._allow = tuple(allow_hosts)
+        self._allow = None if allow_hosts is None else tuple(allow_hosts)
         self._deny = tuple(deny_hosts)
         self._max_chars = max_chars
 
@@ -127,7 +127,7 @@ class URLPolicy:
                         "The image URL's host is an unusual spelling of an address."
                     ) from None
         if any(_matches(host, pattern) for pattern in self._deny) or (
-            self._allow and not any(_matches(host, pattern) for pattern in self._allow)
+            self._allow is not None and not any(_matches(host, pattern) for pattern in self._allow)
         ):
             raise ImageRequestError("Images from this host are not allowed.")
         return host
