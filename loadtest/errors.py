@@ -1,23 +1,10 @@
-"""What can go wrong, as an exception tree; each carries one sentence for the user."""
+"""The errors of the load tests; the tree is :mod:`vora_core.errors`."""
 
-from __future__ import annotations
+from vora_core.errors import ConfigError, EngineError, GeneratorError, VoRAError
 
+LoadTestError = VoRAError
+UsageError = ConfigError
+ServerFailed = EngineError
+GeneratorFailed = GeneratorError
 
-class LoadTestError(Exception):
-    """Something failed; exit code 1."""
-
-    exit_code = 1
-
-
-class UsageError(LoadTestError):
-    """The command line, a run file or a checkpoint is wrong; exit code 2."""
-
-    exit_code = 2
-
-
-class ServerFailed(LoadTestError):
-    """A server died, did not start, or serves another model than before."""
-
-
-class GeneratorFailed(LoadTestError):
-    """The load generator could not be started or broke down."""
+__all__ = ["GeneratorFailed", "LoadTestError", "ServerFailed", "UsageError"]

@@ -8,25 +8,11 @@ from typing import Any, Literal
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from model_plugin.errors import ConfigError
+from vora_core.errors import ConfigError
+from vora_core.layout import LINEAR_LAYERS, SUPPORTED_LLMS
 
 VoraAttention = Literal["bidirectional", "default"]
 PositionMode = Literal["released", "interpolate"]
-
-#: LLM architectures that VoRA runs without new code: pre-norm decoders with separate
-#: q/k/v/o projections and a gated MLP, whose blocks are ``model.layers.N``.
-SUPPORTED_LLMS = ("qwen2", "llama", "qwen3")
-
-#: Linear layers of one decoder block, in the order in which the released code names them.
-LINEAR_LAYERS = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.up_proj",
-    "mlp.gate_proj",
-    "mlp.down_proj",
-)
 
 
 class VoRAConfig(PreTrainedConfig):

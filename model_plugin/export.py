@@ -4,17 +4,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
-from model_plugin.checkpoint import LORA_A, LORA_B, Checkpoint, expected_shapes, part_of
+from model_plugin.checkpoint import Checkpoint, expected_shapes
 from model_plugin.config import VoRAConfig
-from model_plugin.errors import CheckpointError
 from model_plugin.processor import VoRAProcessor
-from model_plugin.streaming import TensorWriter
-from model_plugin.verify import TensorFiles, verify_merge
+from model_plugin.tensors import TensorStream, write_tensor
+from model_plugin.verify import verify_merge
+from vora_core.errors import CheckpointError
+from vora_core.layout import part_of
+from vora_core.safetensors_io import ShardWriter
 
 #: Bytes of weights in one file.
 MAX_SHARD_BYTES = 1_000_000_000
@@ -25,7 +27,7 @@ GENERATION_DEFAULTS = {"do_sample": False, "repetition_penalty": 1.0}
 def export_checkpoint(
     out: str | Path,
     config: VoRAConfig,
-    tensors: Iterable[tuple[str, torch.Tensor]],
+    tensors: TensorStream,
     processor: VoRAProcessor | None = None,
     *,
     merged: bool = True,
@@ -129,7 +131,7 @@ def merge_checkpoint(
     return export_checkpoint(
         out,
         checkpoint.config,
-        merged_tensors(checkpoint),
+        checkpoint.tensors(),
         processor,
         dtype=dtype,
         files=texts,
@@ -139,44 +141,19 @@ def merge_checkpoint(
     )
 
 
-def merged_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
-    """The merged model's tensors, each made when it is asked for: W + B A, accumulated in float32.
-
-    Only one layer's weight and factors are in memory, in whatever order the files hold them.
-    """
-    files = TensorFiles(checkpoint)
-    try:
-        for name in sorted(checkpoint.files):
-            if part_of(name) in ("lora", "aux"):
-                continue
-            tensor = files.read(name)
-            module = name.removesuffix(".weight")
-            if module != name and module + LORA_A in files:
-                factors = files.read(module + LORA_B).float(), files.read(module + LORA_A).float()
-                delta = factors[0] @ factors[1]
-                del factors
-                tensor = delta.add_(tensor).to(tensor.dtype)
-                del delta
-            yield name, tensor
-    finally:
-        files.close()
-
-
 def _write_weights(
     folder: Path,
     config: VoRAConfig,
-    tensors: Iterable[tuple[str, torch.Tensor]],
+    tensors: TensorStream,
     dtype: torch.dtype | None,
     max_shard_bytes: int,
 ) -> None:
     expected = expected_shapes(config)
     if config.tie_word_embeddings:
         expected.pop("llm.lm_head.weight", None)
-    names = [*expected]
-    shards: list[list[str]] = []
-    writer: TensorWriter | None = None
-    total = 0
-    try:
+    # LoRA factors and heads come beside what the configuration names.
+    room = [*expected] if config.is_merged else 4 * [*expected]
+    with ShardWriter(folder, room, max_shard_bytes) as writer:
         for name, tensor in tensors:
             if config.tie_word_embeddings and name == "llm.lm_head.weight":
                 continue
@@ -185,45 +162,12 @@ def _write_weights(
                 raise CheckpointError(f"The tensor {name} does not belong to this configuration.")
             if dtype is not None and tensor.is_floating_point():
                 tensor = tensor.to(dtype)
-            size = tensor.numel() * tensor.element_size()
-            if writer is not None and writer.size + size > max_shard_bytes:
-                writer.close()
-                writer = None
-            if writer is None:
-                # LoRA factors and heads come beside what the configuration names.
-                room = names if config.is_merged else 4 * names
-                writer = TensorWriter(_shard(folder, len(shards)), room)
-                shards.append([])
-            writer.add(name, tensor)
-            shards[-1].append(name)
-            total += size
+            write_tensor(writer, name, tensor)
             del tensor
         if expected:
             raise CheckpointError(
                 f"{len(expected)} tensors are missing, {min(expected)} among them."
             )
-        if writer is not None:
-            writer.close()
-    except BaseException:
-        if writer is not None:
-            writer.abandon()
-        raise
-    if len(shards) == 1:
-        _shard(folder, 0).rename(folder / "model.safetensors")
-        return
-    weight_map: dict[str, str] = {}
-    for index, names in enumerate(shards):
-        file = f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
-        _shard(folder, index).rename(folder / file)
-        weight_map |= dict.fromkeys(names, file)
-    index_data = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps(index_data, indent=2) + "\n", encoding="utf-8"
-    )
-
-
-def _shard(folder: Path, index: int) -> Path:
-    return folder / f"shard-{index}.tmp"
 
 
 def _take_name(work: Path, out: Path) -> None:

@@ -31,7 +31,7 @@ from model_plugin.images import (
     ImageSettings,
     preprocess_patches,
 )
-from model_plugin.resampling import available_threads, spread
+from vora_core.resampling import available_threads, spread
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PLACEHOLDER = re.compile(f"{re.escape(IMAGE_TOKEN)}|{re.escape(RELEASED_IMAGE_TOKEN)}")

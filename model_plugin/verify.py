@@ -12,42 +12,17 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from model_plugin.checkpoint import LORA_A, LORA_B, Checkpoint
+from model_plugin.checkpoint import Checkpoint
 from model_plugin.embedder import VoRAVisionEmbedding
-from model_plugin.errors import CheckpointError
 from model_plugin.spans import block_ids, dense_mask
-from model_plugin.streaming import TensorReader
+from model_plugin.tensors import TensorFiles
+from vora_core.errors import CheckpointError
+from vora_core.layout import LORA_A, LORA_B
 
 #: Relative difference of logits (root of mean squares) that rounding to a dtype explains.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.2}
 _TEXT, _GRID = 9, 4
 _HEAD_ROWS = 8192
-
-
-class TensorFiles:
-    """Tensors by name, read one at a time from a checkpoint's files."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
-        self.readers: dict[Path, TensorReader] = {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.checkpoint.files
-
-    def read(self, name: str, rows: range | None = None) -> torch.Tensor:
-        """A tensor, or some of its rows."""
-        file = self.checkpoint.files[name]
-        if file.suffix != ".safetensors":
-            tensor = self.checkpoint.tensor(name)
-            return tensor if rows is None else tensor[rows.start : rows.stop]
-        if file not in self.readers:
-            self.readers[file] = TensorReader(file)
-        return self.readers[file].read(name, rows)
-
-    def close(self) -> None:
-        """Let go of all files."""
-        for reader in self.readers.values():
-            reader.close()
 
 
 def probe_logits(checkpoint: Checkpoint, vocabulary: int) -> torch.Tensor:
@@ -60,11 +35,8 @@ def probe_logits(checkpoint: Checkpoint, vocabulary: int) -> torch.Tensor:
     Returns:
         float32 (tokens, vocabulary).
     """
-    files = TensorFiles(checkpoint)
-    try:
+    with checkpoint.weights as files:
         return _run(checkpoint, files, vocabulary)
-    finally:
-        files.close()
 
 
 def verify_merge(source: Checkpoint, merged: Path) -> float:
@@ -85,7 +57,7 @@ def verify_merge(source: Checkpoint, merged: Path) -> float:
     one, two = probe_logits(source, vocabulary), probe_logits(other, vocabulary)
     difference = float((one - two).pow(2).mean().sqrt() / one.pow(2).mean().sqrt())
     name = next(n for n in other.files if n.endswith("q_proj.weight"))
-    dtype = TensorFiles(other).read(name, range(1)).dtype
+    dtype = other.tensor(name, range(1)).dtype
     allowed = TOLERANCES.get(dtype, 0.2)
     if not difference <= allowed:
         raise CheckpointError(

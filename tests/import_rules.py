@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("model_plugin", "vora_serve", "loadtest")
+PACKAGES = ("vora_core", "model_plugin", "vora_serve", "loadtest")
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,16 @@ class Rule:
 
 
 RULES = (
+    Rule("vora_core", ("model_plugin", "vora_serve", "loadtest", "tests")),
+    Rule("vora_core", ("torch", "transformers", "vllm")),
     Rule("model_plugin", ("vora_serve", "loadtest", "tests")),
     Rule("vora_serve", ("loadtest", "tests")),
     Rule("vora_serve.gateway", ("torch", "vllm", "transformers", "model_plugin")),
     Rule("vora_serve.gateway", ("vora_serve.training",)),
     Rule("model_plugin", ("vllm",), but=("model_plugin.engine",)),
     Rule("vora_serve", ("vllm",), but=("vora_serve.engine",)),
-    Rule("model_plugin.images", ("torch", "transformers", "vllm")),
-    Rule("model_plugin.resampling", ("torch", "transformers", "vllm")),
-    Rule("model_plugin", ("numba",), but=("model_plugin.bicubic_loops",)),
+    Rule("vora_core", ("numba",), but=("vora_core.bicubic_loops",)),
+    Rule("model_plugin", ("numba",)),
     Rule("loadtest", ("model_plugin", "vora_serve", "tests")),
     # Children are programs, run in processes of their own by the interpreter that has the engine.
     Rule("loadtest", ("torch", "transformers", "vllm"), but=("loadtest.children",)),

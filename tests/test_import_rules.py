@@ -31,7 +31,7 @@ def test_arrows(path: Path) -> None:
         ("model_plugin.config", "import vora_serve"),
         ("model_plugin.config", "from vora_serve.errors import ServeError"),
         ("model_plugin.model", "import vllm.config"),
-        ("model_plugin.images", "def f():\n    import torch"),
+        ("vora_core.pixels", "def f():\n    import torch"),
         ("model_plugin.model", "from importlib import import_module\nimport_module('vllm')"),
         ("vora_serve.gateway.app", "from torch import nn"),
         ("vora_serve.gateway.app", "if True:\n    from transformers import AutoConfig"),
@@ -44,6 +44,7 @@ def test_arrows(path: Path) -> None:
         ("loadtest.run", "import vllm"),
         ("loadtest.run", "from loadtest.children import bench_worker"),
         ("loadtest.children.engine", "import vora_serve"),
+        ("vora_core.geometry", "from model_plugin.config import VoRAConfig"),
         ("vora_serve.cli", "from vora_serve.gateway._pool import Pool"),
         ("vora_serve.training.run", "from model_plugin import _secret"),
         ("vora_serve.training.run", "from model_plugin.model import _secret"),
@@ -94,6 +95,16 @@ def test_the_gateway_loads_nothing_heavy() -> None:
         if module_name(path).startswith("vora_serve.gateway") and path.name != "__main__.py"
     ]
     assert loaded_after("import " + ", ".join(modules)).isdisjoint(HEAVY)
+
+
+def test_the_light_core_loads_nothing_heavy() -> None:
+    modules = [
+        module_name(path)
+        for path in sources()
+        # Compiled loops that are imported only where numba is installed and an image is large.
+        if module_name(path).startswith("vora_core") and path.stem != "bicubic_loops"
+    ]
+    assert loaded_after("import " + ", ".join(modules)).isdisjoint({*HEAVY, "numba", "vora_serve"})
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:

@@ -186,10 +186,9 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what a checkpoint is and whether it can be served; loads no weights."""
-    from model_plugin.inspection import inspect as look
     from vora_serve import inspection
 
-    found = look(path)
+    found = inspection.inspect(path)
     _say(inspection.as_json(found) if as_json else inspection.describe(found))
     raise typer.Exit(0 if found.can_be_served else 1)
 

@@ -1,201 +1,51 @@
-"""Exceptions of the command line, the engine's supervisor and the gateway.
-
-::
-
-    VoRAServeError                     one sentence fit for a user; ``exit_code`` 1
-    ├── ConfigurationError             exit code 2: usage, configuration, checkpoint, port in use
-    ├── EngineError                    the engine could not be started or kept running
-    └── APIError                       an answer in OpenAI's error shape, with an HTTP status
-        ├── InvalidRequestError        400
-        │   ├── ImageRequestError      400, an image that the caller gave cannot be used
-        │   └── ContextLengthError     400, code ``context_length_exceeded``
-        ├── AuthenticationError        401
-        ├── PermissionDeniedError      403
-        ├── NotFoundError              404
-        ├── RequestTimeoutError        408, the client sent its request too slowly
-        ├── RequestTooLargeError       413
-        ├── UnsupportedMediaTypeError  415
-        ├── RateLimitError             429
-        ├── InternalError              500
-        ├── UpstreamError              502, the engine answered nonsense or broke off
-        ├── UnavailableError           503, no engine can take work
-        └── DeadlineError              504
-
-The types are those that OpenAI's clients know, so that each status arrives as the exception that
-a user of those clients expects.
-"""
-
-from __future__ import annotations
-
-from typing import Any
-
-
-class VoRAServeError(Exception):
-    """Root of the errors raised on purpose by ``vora_serve``; its message is fit for a user."""
-
-    exit_code = 1
-
-
-class ConfigurationError(VoRAServeError):
-    """Usage or configuration is wrong; nothing was started."""
-
-    exit_code = 2
-
-
-class EngineError(VoRAServeError):
-    """The engine process could not be started, or died and stayed dead."""
-
-
-class APIError(VoRAServeError):
-    """An error that the gateway answers a request with.
-
-    Args:
-        message: One sentence for the caller; never an address, a path or an object's repr.
-        param: The request's field at fault, in OpenAI's dotted notation.
-        code: A stable machine-readable word.
-        retry_after: Seconds after which the caller may try again (``Retry-After``).
-        headers: Further response headers.
-    """
-
-    status = 500
-    error_type = "server_error"
-    default_code: str | None = None
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        retry_after: float | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
-        self.code = code if code is not None else self.default_code
-        self.retry_after = retry_after
-        self.headers = dict(headers or {})
-
-    def body(self) -> dict[str, Any]:
-        """The answer's JSON body: ``{"error": {"message", "type", "param", "code"}}``."""
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.error_type,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
-
-
-class InvalidRequestError(APIError):
-    """400: the request itself is at fault."""
-
-    status = 400
-    error_type = "invalid_request_error"
-
-
-class ImageRequestError(InvalidRequestError):
-    """400: an image is unreachable, refused, unreadable, too large or of an unknown kind."""
-
-    default_code = "invalid_image"
-
-
-class ContextLengthError(InvalidRequestError):
-    """400: the prompt and the wanted completion do not fit the model's context."""
-
-    default_code = "context_length_exceeded"
-
-
-class AuthenticationError(APIError):
-    """401: no valid API key was given."""
-
-    status = 401
-    error_type = "authentication_error"
-    default_code = "invalid_api_key"
-
-
-class PermissionDeniedError(APIError):
-    """403: the key is valid, but not for this."""
-
-    status = 403
-    error_type = "permission_error"
-    default_code = "insufficient_permissions"
-
-
-class NotFoundError(APIError):
-    """404: no such model, response or page."""
-
-    status = 404
-    error_type = "not_found_error"
-
-
-class MethodNotAllowedError(APIError):
-    """405: the path exists, the method does not."""
-
-    status = 405
-    error_type = "invalid_request_error"
-    default_code = "method_not_allowed"
-
-
-class RequestTimeoutError(APIError):
-    """408: the client sent its request too slowly."""
-
-    status = 408
-    error_type = "timeout_error"
-    default_code = "request_timeout"
-
-
-class RequestTooLargeError(APIError):
-    """413: the body exceeds the limit."""
-
-    status = 413
-    error_type = "invalid_request_error"
-    default_code = "request_too_large"
-
-
-class UnsupportedMediaTypeError(APIError):
-    """415: the body is not JSON, or is compressed."""
-
-    status = 415
-    error_type = "invalid_request_error"
-    default_code = "unsupported_media_type"
-
-
-class RateLimitError(APIError):
-    """429: a rate limit, a concurrency limit or the queue's end was reached."""
-
-    status = 429
-    error_type = "rate_limit_error"
-    default_code = "rate_limit_exceeded"
-
-
-class InternalError(APIError):
-    """500: a fault of the gateway's own."""
-
-    default_code = "internal_error"
-
-
-class UpstreamError(APIError):
-    """502: the engine broke off, or its answer could not be understood."""
-
-    status = 502
-    error_type = "upstream_error"
-    default_code = "engine_error"
-
-
-class UnavailableError(APIError):
-    """503: no engine can take work at the moment."""
-
-    status = 503
-    error_type = "service_unavailable_error"
-    default_code = "engine_unavailable"
-
-
-class DeadlineError(APIError):
-    """504: the request was not finished, or not begun, by its deadline."""
-
-    status = 504
-    error_type = "timeout_error"
-    default_code = "deadline_exceeded"
+"""The errors of the command line and the gateway; the tree is :mod:`vora_core.errors`."""
+
+from vora_core.errors import (
+    APIError,
+    AuthenticationError,
+    ConfigError,
+    ContextLengthError,
+    DeadlineError,
+    EngineError,
+    ImageRequestError,
+    InternalError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    RequestTimeoutError,
+    RequestTooLargeError,
+    UnavailableError,
+    UnsupportedMediaTypeError,
+    UpstreamError,
+    VoRAError,
+)
+
+#: The names of these two before there was one tree.
+VoRAServeError = VoRAError
+ConfigurationError = ConfigError
+
+__all__ = [
+    "APIError",
+    "AuthenticationError",
+    "ConfigError",
+    "ConfigurationError",
+    "ContextLengthError",
+    "DeadlineError",
+    "EngineError",
+    "ImageRequestError",
+    "InternalError",
+    "InvalidRequestError",
+    "MethodNotAllowedError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "RequestTimeoutError",
+    "RequestTooLargeError",
+    "UnavailableError",
+    "UnsupportedMediaTypeError",
+    "UpstreamError",
+    "VoRAError",
+    "VoRAServeError",
+]

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from vora_serve.engine import (
-    Checkpoint,
     EngineLaunch,
     EngineSupervisor,
+    ServedCheckpoint,
     check_checkpoint,
     check_engine_installed,
 )
@@ -37,7 +37,7 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def check_settings(settings: Settings) -> Checkpoint | None:
+def check_settings(settings: Settings) -> ServedCheckpoint | None:
     """Everything that can be refused before anything is started.
 
     Returns:
@@ -90,9 +90,9 @@ class Service:
         self._show_engine_output = show_engine_output
         self._stop = asyncio.Event()
         self._supervisor: EngineSupervisor | None = None
-        self._remote: Checkpoint | None = None
+        self._remote: ServedCheckpoint | None = None
 
-    async def run(self, checkpoint: Checkpoint | None, listener: socket.socket) -> None:
+    async def run(self, checkpoint: ServedCheckpoint | None, listener: socket.socket) -> None:
         """Serve until told to stop.
 
         Raises:
@@ -168,7 +168,7 @@ class Service:
         usual = "http://127.0.0.1:8000"
         return "vora-serve chat" if where == usual else f"vora-serve chat --base-url {where}"
 
-    def _make_supervisor(self, checkpoint: Checkpoint) -> EngineSupervisor:
+    def _make_supervisor(self, checkpoint: ServedCheckpoint) -> EngineSupervisor:
         engine = self._settings.engine
         launch = EngineLaunch(
             model=checkpoint.location,

@@ -26,7 +26,7 @@ from PIL import Image
 from model_plugin.decoding import decode
 from model_plugin.images import ImageSettings, preprocess_patches
 from model_plugin.processor import VoRAImageProcessor
-from model_plugin.resampling import available_threads, spread
+from vora_core.resampling import available_threads, spread
 
 #: Width and height of the pictures: about 0.3, 1, 3, 6 and 12 megapixels.
 SIZES = ((640, 480), (1152, 864), (2048, 1536), (2880, 2160), (4000, 3000))

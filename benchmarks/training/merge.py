@@ -25,11 +25,10 @@ from typing import Any
 import torch
 
 from model_plugin import VoRAConfig, VoRAImageProcessor, VoRAProcessor
-from model_plugin.checkpoint import LORA_A, LORA_B, Checkpoint, expected_shapes
-from model_plugin.config import LINEAR_LAYERS
+from model_plugin.checkpoint import Checkpoint, expected_shapes
 from model_plugin.export import export_checkpoint
-from model_plugin.images import ImageSettings
-from model_plugin.verify import TensorFiles
+from vora_core.geometry import ImageSettings
+from vora_core.layout import LINEAR_LAYERS, LORA_A, LORA_B
 from vora_serve.demo.language import train_tokenizer
 from vora_serve.training.shapes import known_shape
 
@@ -87,7 +86,7 @@ def size(folder: Path) -> int:
 
 def check(source: Path, merged: Path) -> float:
     """Largest error of some merged rows against W + B A in float64, in roundings of bfloat16."""
-    one, two = (TensorFiles(Checkpoint.open(path)) for path in (source, merged))
+    one, two = (Checkpoint.open(path).weights for path in (source, merged))
     worst = 0.0
     for layer in ("0.mlp.down_proj", "1.self_attn.k_proj", "0.self_attn.o_proj"):
         name = f"llm.model.layers.{layer}"

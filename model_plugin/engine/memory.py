@@ -12,8 +12,8 @@ import psutil
 
 from model_plugin.checkpoint import expected_shapes
 from model_plugin.config import VoRAConfig
-from model_plugin.errors import ConfigError
-from model_plugin.inspection import amount
+from vora_core.errors import ConfigError
+from vora_core.units import amount
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

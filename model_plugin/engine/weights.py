@@ -12,9 +12,11 @@ from vllm.model_executor.layers.linear import LinearBase, RowParallelLinear
 from vllm.model_executor.models.utils import AutoWeightsLoader, is_pp_missing_parameter
 from vllm.model_executor.utils import set_weight_attrs
 
-from model_plugin.checkpoint import complain, expected_shapes, merge_lora, part_of
+from model_plugin.checkpoint import expected_shapes
 from model_plugin.config import VoRAConfig
-from model_plugin.errors import CheckpointError
+from model_plugin.tensors import merge_lora
+from vora_core.errors import CheckpointError
+from vora_core.layout import complain, part_of
 
 TensorStream = Iterable[tuple[str, torch.Tensor]]
 

@@ -14,13 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoProcessor
 
-from model_plugin.checkpoint import Checkpoint, merge_lora, part_of
+from model_plugin.checkpoint import Checkpoint
 from model_plugin.errors import CheckpointError, ConfigError, VoRAError
 from model_plugin.export import export_checkpoint, merge_checkpoint
+from model_plugin.tensors import merge_lora
 from tests.checkpoints import FIXTURES
 from tests.model_plugin.conftest import Make, noise_image
 from tests.oracle import Oracle, read_weights
 from tests.oracle import merge_lora as oracle_merge
+from vora_core.layout import part_of
 
 Tensors = dict[str, torch.Tensor]
 PROMPT = "<image>\nWhat is it?"
@@ -209,14 +211,14 @@ def bad_index(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "error", "words"),
     [
-        (no_object, CheckpointError, "config.json holds no JSON object"),
+        (no_object, CheckpointError, "config.json does not hold a JSON object"),
         (bad_tokenizer, CheckpointError, "tokenizer.json is not valid JSON"),
         (bad_index, CheckpointError, "has no weight_map"),
         (no_config, CheckpointError, "no config.json"),
         (bad_json, CheckpointError, "not valid JSON"),
         (other_model, CheckpointError, "model_type is 'qwen2'"),
         (no_weights, CheckpointError, "no weights"),
-        (cut_weights, CheckpointError, "cannot be read as weights"),
+        (cut_weights, CheckpointError, "damaged or incomplete"),
         (no_shard, CheckpointError, "lacks weight files: model-00002-of-00002"),
         (bad_value, ConfigError, "hidden_size"),
     ],

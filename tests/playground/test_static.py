@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from model_plugin.errors import ImageError
-from model_plugin.images import ImageSettings
 from tests.playground.conftest import DEMO, STATIC
 from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
 from tests.vora_serve.gateway.fake_engine import FakeEngine
+from vora_core.errors import ImageError
+from vora_core.geometry import ImageSettings
 from vora_serve.gateway.admission import hash_key
-from vora_serve.gateway.playground.geometry import image_settings, kv_bytes_per_token
 
 OWN = sorted(path for path in STATIC.iterdir() if path.suffix in (".js", ".html", ".css"))
 
@@ -144,18 +143,6 @@ def test_model_cards_tell_geometry(engine: FakeEngine, start_gateway: Start) -> 
     assert unknown.client.get("/v1/models").json()["data"][0]["vora"] is None
 
 
-def test_kv_bytes_are_the_textbook_ones() -> None:
-    qwen = {
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "hidden_size": 3584,
-        "torch_dtype": "bfloat16",
-    }
-    assert kv_bytes_per_token(qwen) == 57344
-    assert kv_bytes_per_token({}) is None
-
-
 PROCESSORS = [
     {"resolution": "native"},
     {"resolution": "native", "min_pixels": 2304, "max_pixels": 4608},
@@ -192,7 +179,7 @@ def test_the_page_computes_sizes_as_the_model_does(node: str, processor: dict[st
         "console.log(JSON.stringify(sizes.map(([w, h]) => {"
         "const s = served(image, w, h); return [s.width, s.height, s.tokens]; })));"
     )
-    given = json.dumps([image_settings(config, processor), sizes])
+    given = json.dumps([settings.geometry(), sizes])
     command = [
         node,
         "--experimental-default-type=module",

@@ -13,10 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model_plugin.errors import CheckpointError
-from model_plugin.inspection import inspect
 from tests.checkpoints import FIXTURES, write_checkpoint
-from vora_serve.inspection import as_json, describe
+from vora_core.errors import CheckpointError
+from vora_serve.inspection import as_json, describe, inspect
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

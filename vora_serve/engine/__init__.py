@@ -1,11 +1,11 @@
 """Launching and supervising vLLM. vLLM itself is imported only in the child process."""
 
-from vora_serve.engine.checkpoint import Checkpoint, check_checkpoint
+from vora_serve.engine.checkpoint import ServedCheckpoint, check_checkpoint
 from vora_serve.engine.launch import EngineLaunch, check_engine_installed, engine_command
 from vora_serve.engine.supervisor import EngineSupervisor
 
 __all__ = [
-    "Checkpoint",
+    "ServedCheckpoint",
     "EngineLaunch",
     "EngineSupervisor",
     "check_checkpoint",

@@ -27,10 +27,11 @@ from model_plugin import (
     VoRAImageProcessor,
     VoRAProcessor,
 )
-from model_plugin.checkpoint import Checkpoint, read_json
-from model_plugin.config import SUPPORTED_LLMS
+from model_plugin.checkpoint import Checkpoint
 from model_plugin.embedder import VoRAVisionEmbedding
 from model_plugin.images import CLIP_MEAN, CLIP_STD
+from vora_core.checkpoint import read_json
+from vora_core.layout import SUPPORTED_LLMS
 from vora_serve.training.attention import DOCUMENTS
 from vora_serve.training.distill import Teacher, distilled_blocks
 from vora_serve.training.features import PixelBridge

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from model_plugin import VoRAForCausalLM
-from model_plugin.config import LINEAR_LAYERS
+from vora_core.layout import LINEAR_LAYERS
 from vora_serve.training.build import Plan
 from vora_serve.training.recipe import Optimisation
 

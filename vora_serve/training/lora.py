@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from model_plugin import ConfigError, VoRAForCausalLM
-from model_plugin.config import LINEAR_LAYERS
+from vora_core.layout import LINEAR_LAYERS
 
 
 def attach_lora(model: VoRAForCausalLM, rank: int, n_vit: int) -> PeftModel:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from vora_core.errors import CheckpointError
 from vora_serve.engine import check_checkpoint
-from vora_serve.errors import ConfigurationError
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "released_vora_tiny"
 
@@ -32,26 +32,26 @@ def test_a_hub_id() -> None:
     [
         ("teacher_clip", "model_type is 'clip_vision_model'"),
         ("expected", "has no config.json"),
-        ("a.png", "no directory"),
+        ("a.png", "is not a directory"),
         ("nothing/at/all", "does not exist"),
     ],
 )
 def test_refusals(name: str, message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         check_checkpoint(str(FIXTURES / name))
 
 
 @pytest.mark.parametrize("config", ["nonsense", "[]", "{}", '{"model_type": 5}'])
 def test_broken_configurations(tmp_path: Path, config: str) -> None:
     (tmp_path / "config.json").write_text(config)
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(CheckpointError):
         check_checkpoint(str(tmp_path))
 
 
 def test_no_weights_and_no_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vora"}))
-    with pytest.raises(ConfigurationError, match="no weights"):
+    with pytest.raises(CheckpointError, match="no weights"):
         check_checkpoint(str(tmp_path))
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ConfigurationError, match="no tokenizer"):
+    with pytest.raises(CheckpointError, match="no tokenizer"):
         check_checkpoint(str(tmp_path))

@@ -3,16 +3,16 @@
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from model_plugin import CheckpointError, VoRAForCausalLM
 from model_plugin.checkpoint import Checkpoint
-from model_plugin.export import merge_checkpoint, merged_tensors
-from model_plugin.streaming import TensorReader, TensorWriter
+from model_plugin.export import merge_checkpoint
 from model_plugin.verify import probe_logits, verify_merge
 from tests.vora_serve.training import world
 
@@ -33,15 +33,6 @@ def test_the_released_fixture_merges_to_w_plus_b_a(tmp_path: Path) -> None:
     assert biases
     assert all(torch.equal(merged[n], stored[n]) for n in biases), "biases should be kept"
     assert not any("lora" in n or "aux" in n for n in merged)
-
-
-def test_streamed_and_ordinary_merge_agree() -> None:
-    checkpoint = Checkpoint.open(PRETRAIN)
-    ordinary = dict(checkpoint.tensors())
-    streamed = dict(merged_tensors(checkpoint))
-    assert ordinary.keys() == streamed.keys()
-    for name, tensor in ordinary.items():
-        torch.testing.assert_close(streamed[name], tensor, atol=1e-6, rtol=1e-6)
 
 
 def test_the_probe_computes_what_the_model_does(tmp_path: Path) -> None:
@@ -74,12 +65,14 @@ def test_a_wrong_merge_is_refused_and_leaves_nothing(
 ) -> None:
     """The control: one layer's factors left out."""
 
-    def forgetful(checkpoint: Checkpoint):  # type: ignore[no-untyped-def]
-        for name, tensor in merged_tensors(checkpoint):
+    merged = Checkpoint.tensors
+
+    def forgetful(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in merged(checkpoint):
             forgotten = name == "llm.model.layers.1.mlp.up_proj.weight"
             yield name, checkpoint.tensor(name) if forgotten else tensor
 
-    monkeypatch.setattr("model_plugin.export.merged_tensors", forgetful)
+    monkeypatch.setattr(Checkpoint, "tensors", forgetful)
     with pytest.raises(CheckpointError, match="disagree on a probe"):
         merge_checkpoint(PRETRAIN, tmp_path / "out", verify=True)
     assert list(tmp_path.iterdir()) == []
@@ -126,30 +119,3 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     assert "could not be written: File too large." in done.stdout, done.stderr[-2000:]
     assert (out / "model.safetensors").read_bytes() == kept
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
-
-
-def test_files_are_what_safetensors_reads_and_writes(tmp_path: Path) -> None:
-    tensors = {
-        "a": torch.randn(5, 3),
-        "b.weight": torch.randn(7).bfloat16(),
-        "scalar": torch.tensor(3),
-        "empty": torch.empty(0, 4),
-        "flags": torch.tensor([True, False]),
-    }
-    writer = TensorWriter(tmp_path / "ours", list(tensors))
-    for name, tensor in tensors.items():
-        writer.add(name, tensor)
-    writer.close()
-    read = load_file(tmp_path / "ours")
-    save_file(tensors, str(tmp_path / "theirs"))
-    with TensorReader(tmp_path / "theirs") as reader:
-        for name, tensor in tensors.items():
-            assert torch.equal(read[name], tensor), name
-            assert torch.equal(reader.read(name), tensor), name
-        assert torch.equal(reader.read("a", range(2, 4)), tensors["a"][2:4])
-    (tmp_path / "short").write_bytes((tmp_path / "theirs").read_bytes()[:-3])
-    with TensorReader(tmp_path / "short") as reader, pytest.raises(CheckpointError, match="breaks"):
-        list(map(reader.read, tensors))
-    (tmp_path / "nonsense").write_bytes(b"nonsense")
-    with pytest.raises(CheckpointError, match="no safetensors file"):
-        TensorReader(tmp_path / "nonsense")

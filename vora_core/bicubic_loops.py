@@ -1,4 +1,4 @@
-"""The compiled loops of :mod:`model_plugin.bicubic`. Importing this imports numba."""
+"""The compiled loops of :mod:`vora_core.bicubic`. Importing this imports numba."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from model_plugin.bicubic import _TILE, PRECISION, Int32Array, UInt8Array
+from vora_core.bicubic_weights import PRECISION, Int32Array, UInt8Array
 
+_TILE = 32
 _HALF = 1 << (PRECISION - 1)
 
 

@@ -7,7 +7,7 @@ rounds elsewhere, moved them by 0.02). So the two passes are two calls here.
 
 Either pass may be cut into bands across it: every output pixel depends on one row, or one column,
 alone. Pillow lets go of the interpreter's lock meanwhile, so the bands run on as many cores. Where
-numba is installed, large images take the compiled filter of :mod:`model_plugin.bicubic` instead.
+numba is installed, large images take the compiled filter of :mod:`vora_core.bicubic` instead.
 """
 
 import os
@@ -19,7 +19,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from model_plugin import bicubic
+from vora_core import bicubic
+from vora_core.bicubic_weights import UInt8Array
 
 #: Pixels of a band of rows; bounds the memory that padding an elongated image takes.
 BAND_PIXELS = 1 << 20
@@ -28,7 +29,6 @@ ALONE_PIXELS = 1 << 16
 #: More threads than this would mostly wait for memory.
 MAX_THREADS = 8
 
-UInt8Array = bicubic.UInt8Array
 T = TypeVar("T")
 R = TypeVar("R")
 

@@ -1,0 +1,63 @@
+"""Pillow's bicubic filter for 8-bit RGB, bit for bit, compiled: two to three times as fast.
+
+Needs numba, which vLLM brings along. Sums are 32-bit integers, rounded and clipped to 8 bits. Every
+step is Pillow's own integer arithmetic, so the result is Pillow's. Columns are the fast direction;
+rows are turned into columns a tile at a time, which stays in the core's cache.
+"""
+
+from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from vora_core.bicubic_weights import UInt8Array, coefficients
+
+#: Pixels of an image from which compiling, or reading what was compiled before, is worth it.
+WORTHWHILE_PIXELS = 1 << 18
+
+
+@lru_cache(maxsize=1)
+def available() -> bool:
+    """Whether numba is installed."""
+    return find_spec("numba") is not None
+
+
+def filter_rows(image: UInt8Array, width: int) -> UInt8Array:
+    """Resize each row.
+
+    Args:
+        image: uint8 (H, W, 3), contiguous.
+        width: of the result.
+
+    Returns:
+        uint8 (H, width, 3).
+    """
+    if image.shape[1] == width:
+        return image
+    result = np.empty((image.shape[0], width, 3), dtype=np.uint8)
+    _compiled().rows(image, *coefficients(image.shape[1], width), result)
+    return result
+
+
+def filter_columns(image: UInt8Array, result: UInt8Array, start: int, end: int) -> None:
+    """Resize each column.
+
+    Args:
+        image: uint8 (H, W, 3), contiguous.
+        result: uint8 (height, W, 3), contiguous.
+        start, end: the rows of ``result`` to fill.
+    """
+    if image.shape[0] == result.shape[0]:
+        result[start:end] = image[start:end]
+        return
+    bounds, weights = coefficients(image.shape[0], result.shape[0])
+    flat, filled = image.reshape(len(image), -1), result.reshape(len(result), -1)
+    _compiled().columns(flat, bounds[start:end], weights[start:end], filled[start:end])
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Any:
+    """The loops; imported when first needed, since numba takes a second."""
+    return import_module("vora_core.bicubic_loops")
