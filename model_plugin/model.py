@@ -59,7 +59,7 @@ class VoRAForCausalLM(PreTrainedModel, GenerationMixin):
             *args, **kwargs: as in transformers.
 
         Raises:
-            CheckpointError: it is no VoRA checkpoint, or tensors are unknown, missing or misshapen.
+            CheckpointError: it is not a VoRA checkpoint, or tensors are unknown, missing or misshapen.
             ConfigError: its configuration is wrong.
         """
         hub = {

@@ -35,7 +35,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     [
         (["serve"], "Nothing to serve"),
         (["serve", "--model", "/does/not/exist"], "does not exist"),
-        (["serve", "--model", str(FIXTURES / "teacher_clip")], "no VoRA checkpoint"),
+        (["serve", "--model", str(FIXTURES / "teacher_clip")], "not a VoRA checkpoint"),
         (["serve", "--model", str(FIXTURES / "merged"), "--upstream", "http://x"], "not both"),
         (["serve", "--upstream", "ftp://x"], "upstream's URL starts with"),
         (["serve", "--upstream", "http://x", "--host", "0.0.0.0"], "without API keys"),

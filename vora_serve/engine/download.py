@@ -32,7 +32,7 @@ async def fetch(model: str, args: Sequence[str]) -> None:
 
     Raises:
         EngineError: it cannot be had.
-        ConfigurationError: it is no VoRA checkpoint.
+        CheckpointError: it is not a VoRA checkpoint.
     """
     if _flag(args, "--download-dir") is not None:
         return

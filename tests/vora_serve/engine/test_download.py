@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from vora_core.errors import CheckpointError, EngineError
 from vora_serve.engine.download import fetch
-from vora_serve.errors import ConfigurationError, EngineError
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "released_vora_tiny"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -108,7 +108,7 @@ def test_progress_is_shown(hub: type[FakeHub]) -> None:
 def test_what_cannot_be_had(hub: type[FakeHub], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineError, match=r"The hub has no org/none for you: HTTP 404\. If it is"):
         asyncio.run(fetch("org/none", []))
-    with pytest.raises(ConfigurationError, match="is no VoRA checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a VoRA checkpoint"):
         asyncio.run(fetch("org/other", []))
     asyncio.run(fetch("org/none", ["--download-dir=/elsewhere"]))  # the engine's own affair
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
