@@ -59,7 +59,7 @@ class VoRAConfig(PreTrainedConfig):
     vision_attention_mask: str = "bidirectional"
     position_mode: str = "released"
     image_token_id: int | None = None
-    lora: dict | None = None
+    lora: dict[str, Any] | None = None
     extra_biases: list[str] | None = None
     aux_vision: str | None = ""
     skip_aux_cls: bool = False
@@ -188,4 +188,5 @@ _NOT_THE_LLMS = frozenset(
 
 
 def _llm_config_class(model_type: str) -> type[PreTrainedConfig]:
-    return CONFIG_MAPPING[model_type]
+    found: type[PreTrainedConfig] = CONFIG_MAPPING[model_type]
+    return found

@@ -41,7 +41,9 @@ class Patchifier(nn.Module):
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """(N, 3 * P * P) to (N, C)."""
-        return self.norm(functional.linear(patches, self.proj.weight.flatten(1), self.proj.bias))
+        projected = functional.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        normed: torch.Tensor = self.norm(projected)
+        return normed
 
 
 class VoRAVisionEmbedding(nn.Module):
@@ -87,7 +89,8 @@ class VoRAVisionEmbedding(nn.Module):
         if self.merge_size > 1:
             pieces = zip(features.split(counts), grids, strict=True)
             features = torch.cat([self._unshuffle(piece, h, w) for piece, (h, w) in pieces])
-        return self.out_proj(features)
+        tokens: torch.Tensor = self.out_proj(features)
+        return tokens
 
     def positions(self, h: int, w: int) -> torch.Tensor:
         """Position embeddings of an h x w grid, (h * w, C), row-major.

@@ -59,7 +59,8 @@ class VoRAForCausalLM(PreTrainedModel, GenerationMixin):
             *args, **kwargs: as in transformers.
 
         Raises:
-            CheckpointError: it is not a VoRA checkpoint, or tensors are unknown, missing or misshapen.
+            CheckpointError: it is not a VoRA checkpoint, or tensors are unknown, missing or
+                misshapen.
             ConfigError: its configuration is wrong.
         """
         hub = {
@@ -76,8 +77,11 @@ class VoRAForCausalLM(PreTrainedModel, GenerationMixin):
             merged = dict(checkpoint.tensors())
             config.lora = (config.lora or {}) | {"r": -1}
             config.aux_vision = ""
-            return super().from_pretrained(None, *args, config=config, state_dict=merged, **kwargs)
-        return super().from_pretrained(checkpoint.path, *args, config=config, **kwargs)
+            source, kwargs = None, {**kwargs, "state_dict": merged}
+        else:
+            source = checkpoint.path
+        model: VoRAForCausalLM = super().from_pretrained(source, *args, config=config, **kwargs)
+        return model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -92,7 +96,8 @@ class VoRAForCausalLM(PreTrainedModel, GenerationMixin):
 
     def get_input_embeddings(self) -> nn.Module:
         """The LLM's token embedding."""
-        return self.llm.get_input_embeddings()
+        embedding: nn.Module = self.llm.get_input_embeddings()
+        return embedding
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the LLM's token embedding."""
@@ -100,7 +105,8 @@ class VoRAForCausalLM(PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         """The LLM's output projection."""
-        return self.llm.get_output_embeddings()
+        projection: nn.Module = self.llm.get_output_embeddings()
+        return projection
 
     def image_token_counts(self, image_grid_hw: torch.Tensor | None) -> list[int]:
         """LLM tokens of each image of ``image_grid_hw``, int (num_images, 2)."""
@@ -128,7 +134,7 @@ class VoRAForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             PlaceholderError: placeholders and image tokens differ in number.
         """
-        embeds = self.get_input_embeddings()(input_ids)
+        embeds: torch.Tensor = self.get_input_embeddings()(input_ids)
         if pixel_values is None or image_grid_hw is None:
             return embeds
         tokens = self.vision_embedding(pixel_values, image_grid_hw).to(embeds.dtype)
@@ -260,7 +266,7 @@ class VoRAForCausalLM(PreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Images go with the prompt only; later steps find them in the cache."""
-        inputs = super().prepare_inputs_for_generation(
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
             input_ids, is_first_iteration=is_first_iteration, **kwargs
         )
         if is_first_iteration or not kwargs.get("use_cache", True):

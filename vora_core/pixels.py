@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from vora_core.bicubic_weights import UInt8Array
 from vora_core.geometry import ImageSettings
-from vora_core.resampling import UInt8Array, resize, resize_padded
+from vora_core.resampling import resize, resize_padded
 
 Float32Array = npt.NDArray[np.float32]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import typer
 from typer.core import TyperCommand
+from typer.models import CommandFunctionType
 
 #: Parameters that take free text, which may be empty. What follows ``--`` is vLLM's to check.
 _FREE_TEXT = frozenset({"question", "system", "prompt", "answer", "engine_args"})
@@ -29,6 +31,8 @@ class Command(TyperCommand):
 class App(typer.Typer):
     """A typer app of such commands."""
 
-    def command(self, *args: Any, **kwargs: Any) -> Any:
+    def command(
+        self, *args: Any, **kwargs: Any
+    ) -> Callable[[CommandFunctionType], CommandFunctionType]:
         """As typer's."""
         return super().command(*args, **{"cls": Command, **kwargs})

@@ -202,7 +202,7 @@ def _problems(
 
 
 def _bidirectional(config: Mapping[str, Any]) -> bool:
-    return config.get("vision_attention_mask", "bidirectional") == "bidirectional"
+    return bool(config.get("vision_attention_mask", "bidirectional") == "bidirectional")
 
 
 def _sliding_window(config: Mapping[str, Any]) -> bool:

@@ -138,7 +138,7 @@ def _seconds(run: Callable[[], torch.Tensor], device: torch.device) -> float:
         run()
         end.record()
         torch.cuda.synchronize()
-        return start.elapsed_time(end) / 1e3
+        return float(start.elapsed_time(end)) / 1e3
     begin = time.perf_counter()
     run()
     return time.perf_counter() - begin

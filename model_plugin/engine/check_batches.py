@@ -1,5 +1,6 @@
 """Batches for the self-test: random requests in a shuffled paged cache, and dense attention."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,7 @@ class Batch:
     @property
     def scale(self) -> float:
         """Factor on the scores."""
-        return float(self.query.shape[-1]) ** -0.5
+        return 1 / math.sqrt(self.query.shape[-1])
 
     @property
     def block_size(self) -> int:

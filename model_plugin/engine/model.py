@@ -120,7 +120,8 @@ class VoRAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, 
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Logits (tokens, vocab_size)."""
-        return self.llm.compute_logits(hidden_states)
+        logits: torch.Tensor | None = self.llm.compute_logits(hidden_states)
+        return logits
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load a checkpoint; see ``model_plugin.engine.weights``.

@@ -34,7 +34,8 @@ class VoRAProcessingInfo(BaseProcessingInfo):
 
     def get_hf_config(self) -> VoRAConfig:
         """The checkpoint's configuration."""
-        return self.ctx.get_hf_config(VoRAConfig)
+        config: VoRAConfig = self.ctx.get_hf_config(VoRAConfig)
+        return config
 
     @cached_property
     def processor(self) -> VoRAProcessor:

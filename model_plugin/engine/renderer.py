@@ -41,7 +41,8 @@ class VoRARenderer(HfRenderer):
     def processor(self) -> VoRAProcessor:
         """The checkpoint's own processor: its chat template, its image token."""
         if self.mm_processor is not None:
-            return self.mm_processor.info.processor
+            processor: VoRAProcessor = self.mm_processor.info.processor
+            return processor
         # Served for text only (``--limit-mm-per-prompt`` of 0).
         return VoRAProcessor.from_pretrained(
             self.model_config.model,
@@ -220,8 +221,8 @@ def _as_strings(messages: Messages) -> Messages:
 
 def _with_special_tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
     """Token ids with what the tokenizer puts around a text (a start of sequence, say)."""
-    bare = tokenizer.encode("a", add_special_tokens=False)
-    whole = tokenizer.encode("a", add_special_tokens=True)
+    bare: list[int] = tokenizer.encode("a", add_special_tokens=False)
+    whole: list[int] = tokenizer.encode("a", add_special_tokens=True)
     for start in range(len(whole) - len(bare) + 1):
         if whole[start : start + len(bare)] == bare:
             return whole[:start] + ids + whole[start + len(bare) :]

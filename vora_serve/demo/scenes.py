@@ -200,7 +200,8 @@ def outline(thing: Thing) -> np.ndarray | None:
         return None
     cos, sin = math.cos(thing.angle), math.sin(thing.angle)
     rotation = np.array([(cos, sin), (-sin, cos)])
-    return _POLYGONS[thing.shape] @ rotation * thing.radius + (thing.x, thing.y)
+    corners: np.ndarray = _POLYGONS[thing.shape] @ rotation * thing.radius + (thing.x, thing.y)
+    return corners
 
 
 def draw_background(
@@ -230,7 +231,8 @@ def draw_background(
     else:
         raise ValueError(f"unknown background {kind!r}; known: {', '.join(BACKGROUNDS)}")
     pixels = first + mix[..., None] * (second - first)
-    return np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
+    image: np.ndarray = np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
+    return image
 
 
 def coverage(scene: Scene, thing: Thing) -> tuple[Image.Image, tuple[int, int]]:

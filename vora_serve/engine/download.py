@@ -69,7 +69,9 @@ def _flag(args: Sequence[str], name: str) -> str | None:
 def download(model: str, revision: str | None) -> Path:
     """Fetch what is missing of a snapshot; its folder."""
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # of whichever httpx it uses
+
+    # HTTPError is that of whichever httpx the hub's client uses.
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
     ignored = list(_OTHER_FORMS)
     try:
@@ -86,7 +88,11 @@ def download(model: str, revision: str | None) -> Path:
 
 def main() -> int:
     """Command line."""
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+        HfHubHTTPError,
+        HTTPError,
+        LocalEntryNotFoundError,
+    )
 
     model, revision = sys.argv[1], (sys.argv[2] if len(sys.argv) > 2 else None)
     where = f"{model} at revision {revision}" if revision else model

@@ -70,7 +70,7 @@ def yes_or_no(said: str) -> Judgement:
     if not words:
         return "unclear"
     if words[0] in ("yes", "no"):
-        return words[0]
+        return "yes" if words[0] == "yes" else "no"
     negative = any(word in ("no", "not") or word.endswith("n't") for word in words)
     if "yes" in words and not negative:
         return "yes"

@@ -19,7 +19,9 @@ def colours(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
     place = np.clip(values, 0, 1) * (len(_STOPS) - 1)
     low = np.minimum(place.astype(int), len(_STOPS) - 2)
     part = (place - low)[..., None]
-    return (_STOPS[low] * (1 - part) + _STOPS[low + 1] * part + 0.5).astype(np.uint8)
+    colours = _STOPS[low] * (1 - part) + _STOPS[low + 1] * part
+    rounded: np.ndarray = (colours + 0.5).astype(np.uint8)
+    return rounded
 
 
 def overlay(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -18,6 +17,8 @@ from torch.distributed.checkpoint.state_dict import (
     get_state_dict,
     set_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -131,7 +132,8 @@ class Replicated(_Averaging):
         if isinstance(self.wrapped, DistributedDataParallel):
             # Processes add their gradients up, and wait for each other, once a step.
             self.wrapped.require_backward_grad_sync = last
-        return self.wrapped(batch)
+        losses: dict[str, torch.Tensor] = self.wrapped(batch)
+        return losses
 
     def save(self, folder: Path) -> dict[str, Any]:
         """See :class:`Strategy`."""
@@ -169,17 +171,18 @@ class FullyShard(_Averaging):
 
     def forward(self, batch: Batch, *, last: bool) -> dict[str, torch.Tensor]:
         """See :class:`Strategy`."""
-        return self.module(batch)
+        losses: dict[str, torch.Tensor] = self.module(batch)
+        return losses
 
     def save(self, folder: Path) -> dict[str, Any]:
         """See :class:`Strategy`."""
-        dcp.save(self._state(), checkpoint_id=str(folder))
+        save(self._state(), checkpoint_id=str(folder))
         return {}
 
     def load(self, folder: Path, saved: Mapping[str, Any]) -> None:
         """See :class:`Strategy`."""
         state = self._state()
-        dcp.load(state, checkpoint_id=str(folder))
+        load(state, checkpoint_id=str(folder))
         set_state_dict(
             self.module,
             self.optimizers,

@@ -147,7 +147,8 @@ class TrainingModel(nn.Module):
         """The teacher's states of pictures, (B, N, D) for each distilled block."""
         teacher, cache = self.teacher[0], self.options.cache
         if cache is None:
-            return teacher(pixels, self.blocks, self.which)
+            states: list[torch.Tensor] = teacher(pixels, self.blocks, self.which)
+            return states
         names = [f"{self.which}.{block}" for block in self.blocks]
         keys = [cache.key(picture) for picture in pixels]
         found = [cache.get(key, names) for key in keys]
@@ -229,7 +230,7 @@ def unused_terms(module: TrainingModel) -> torch.Tensor:
     device = embedder.out_proj.weight.device
     grid, patch = embedder.merge_size, module.model.config.patch_dim
     pixels = torch.zeros(grid**2, patch, device=device)
-    tokens = embedder(pixels, torch.tensor([[grid, grid]], device=device))
+    tokens: torch.Tensor = embedder(pixels, torch.tensor([[grid, grid]], device=device))
     total = tokens.sum()
     heads: nn.Module | None = module.aux_vision
     if heads is not None:

@@ -59,7 +59,8 @@ class ZeRO:
 
     def forward(self, batch: Batch, *, last: bool) -> dict[str, torch.Tensor]:
         """See :class:`vora_serve.training.parallel.Strategy`."""
-        return self.engine(batch)
+        losses: dict[str, torch.Tensor] = self.engine(batch)
+        return losses
 
     def backward(self, loss: torch.Tensor) -> None:
         """See :class:`vora_serve.training.parallel.Strategy`."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vora_serve.errors import APIError, ImageRequestError
 from vora_serve.gateway.images.cache import ImageCache
@@ -169,7 +169,8 @@ class ImageLoader:
         return result
 
     def _budget(self, ref: ImageRef) -> int | None:
-        return self._settings.detail_pixels.get(ref.detail)  # type: ignore[call-overload]
+        limits: Mapping[Any, int] = self._settings.detail_pixels
+        return limits.get(ref.detail)
 
     async def _one(
         self,
