@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from loadtest.errors import LoadTestError, UsageError
+from vora_core.errors import ConfigError, VoRAError
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -44,20 +44,20 @@ def _run(args: argparse.Namespace) -> int:
     for item in args.set:
         name, sign, value = item.partition("=")
         if not sign:
-            raise UsageError(f"--set takes NAME=VALUE, not {item!r}.")
+            raise ConfigError(f"--set takes NAME=VALUE, not {item!r}.")
         variables[name] = value
     file = args.file
     if not file.exists() and (PRESETS / f"{file}.yaml").exists():
         file = PRESETS / f"{file}.yaml"
     settings = load_settings(file, variables)
     folder = RunFolder(args.out)
-    failure: LoadTestError | None = None
+    failure: VoRAError | None = None
     try:
         Runner(settings, folder, args.generator_python).run()
     except KeyboardInterrupt:
-        failure = LoadTestError("Interrupted; the same command goes on from here.")
-    except LoadTestError as error:
-        if isinstance(error, UsageError):
+        failure = VoRAError("Interrupted; the same command goes on from here.")
+    except VoRAError as error:
+        if isinstance(error, ConfigError):
             raise
         failure = error
     code = _write_report(folder, args.notes)
@@ -81,7 +81,7 @@ def _write_report(folder: Any, notes: Path | None) -> int:
         try:
             text = notes.read_text(encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"The notes {notes} cannot be read: {error.strerror}.") from None
+            raise ConfigError(f"The notes {notes} cannot be read: {error.strerror}.") from None
     found = summarise(folder)
     write_report(folder.path, found, text)
     out(f"report: {folder.path / 'report.html'}, {folder.path / 'report.md'}")
@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         code: int = args.handler(args)
-    except LoadTestError as error:
+    except VoRAError as error:
         sys.stderr.write(f"loadtest: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from loadtest.errors import UsageError
+from vora_core import typed_yaml
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -223,31 +222,15 @@ def load_settings(path: Path, variables: dict[str, str] | None = None) -> RunSet
     """Read a run file; ``{NAME}`` in it stands for a variable's value.
 
     Raises:
-        UsageError: it cannot be read, or says something wrong.
+        ConfigError: it cannot be read, or a key or a value is wrong.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"The run file {path} cannot be read: {error.strerror}.") from None
-    for name, value in (variables or {}).items():
-        text = text.replace("{" + name + "}", value)
-    try:
-        return parse_settings(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UsageError(
-            f"The run file {path} is not YAML: {' '.join(str(error).split())}."
-        ) from None
+    return typed_yaml.load(RunSettings, path, subject="run file", variables=variables)
 
 
 def parse_settings(tree: Any) -> RunSettings:
     """Settings from a tree of plain values.
 
     Raises:
-        UsageError: something in it is wrong.
+        ConfigError: a key or a value is wrong.
     """
-    try:
-        return RunSettings.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UsageError(f"The run file is wrong at {where}: {first['msg']}.") from None
+    return typed_yaml.validate(RunSettings, tree, subject="run file")

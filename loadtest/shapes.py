@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loadtest.errors import UsageError
+from vora_core.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ def shape(name: str) -> Shape:
     """The shape of that name.
 
     Raises:
-        UsageError: there is none.
+        ConfigError: there is none.
     """
     try:
         return SHAPES[name.lower()]
     except KeyError:
-        raise UsageError(f"There is no shape {name!r}; there are {', '.join(SHAPES)}.") from None
+        raise ConfigError(f"There is no shape {name!r}; there are {', '.join(SHAPES)}.") from None

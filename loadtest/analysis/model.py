@@ -6,13 +6,11 @@ below one per cent of a prefill and cost bandwidth, not arithmetic.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from loadtest.errors import UsageError
+from vora_core.geometry import ImageSettings
 
 Size = tuple[int, int]
 
@@ -68,7 +66,7 @@ class Tower:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ModelCost:
     """What a checkpoint costs to serve.
 
     Args:
@@ -98,24 +96,30 @@ class Checkpoint:
     min_pixels: int = 0
     max_pixels: int = 1 << 62
 
+    @property
+    def images(self) -> ImageSettings:
+        """How images become patches.
+
+        At native resolution Qwen2.5-VL computes sizes as VoRA does.
+        """
+        if self.side is not None:
+            return ImageSettings(image_size=self.side, patch_size=self.patch, merge_size=self.merge)
+        return ImageSettings(
+            resolution="native",
+            patch_size=self.patch,
+            merge_size=self.merge,
+            min_pixels=self.min_pixels,
+            max_pixels=self.max_pixels,
+        )
+
     def image_tokens(self, size: Size) -> int:
         """Tokens that an image of ``size`` pixels takes in the LLM."""
-        return self.patches(size) // self.merge**2
+        return self.images.num_tokens(*size)
 
     def patches(self, size: Size) -> int:
         """Patches of an image of ``size`` pixels."""
-        if self.side is not None:
-            return (self.side // self.patch) ** 2
-        step = self.patch * self.merge
-        width, height = (max(step, round(side / step) * step) for side in size)
-        scale = 1.0
-        if width * height > self.max_pixels:
-            scale = (self.max_pixels / (size[0] * size[1])) ** 0.5
-            width, height = (max(step, int(side * scale / step) * step) for side in size)
-        elif width * height < self.min_pixels:
-            scale = (self.min_pixels / (size[0] * size[1])) ** 0.5
-            width, height = (-int(-side * scale // step) * step for side in size)
-        return (width // self.patch) * (height // self.patch)
+        h, w = self.images.grid(*size)
+        return h * w
 
     def prefill_flops(self, text: int, images: Sequence[Size] = ()) -> float:
         """Operations until the first token: vision, LLM over the whole prompt, one output row.
@@ -171,150 +175,11 @@ class Checkpoint:
         return asdict(self)
 
     @staticmethod
-    def from_json(value: dict[str, Any]) -> Checkpoint:
+    def from_json(value: dict[str, Any]) -> ModelCost:
         """The inverse of ``to_json``."""
         tower = value["tower"]
         parts = {
             "decoder": Decoder(**value["decoder"]),
             "tower": Tower(**tower) if tower else None,
         }
-        return Checkpoint(**(value | parts))
-
-
-def describe_checkpoint(folder: Path) -> dict[str, Any]:
-    """``read_checkpoint`` as plain values."""
-    return read_checkpoint(folder).to_json()
-
-
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint's configs and the headers of its weight files.
-
-    Raises:
-        UsageError: a file is missing, or the model is of a family that this does not know.
-    """
-    config = _json(folder / "config.json")
-    pixels = _json(folder / "preprocessor_config.json")
-    params, size = _weights(folder)
-    rest = {
-        "params": params,
-        "weight_bytes": size,
-        "random": config.get("loadtest", {}).get("weights") == "random",
-    }
-    family = config.get("model_type")
-    if family == "vora":
-        native = pixels.get("resolution") == "native"
-        patch = int(config.get("patch_size", 14))
-        width = int(config.get("vision_embedding_intermediate_size", 1536))
-        return Checkpoint(
-            family="vora",
-            decoder=_decoder(config),
-            tower=None,
-            embedder=3 * patch**2 * width,
-            side=None if native else _side(pixels, int(config.get("image_size", 448))),
-            patch=patch,
-            merge=int(config.get("spatial_merge_size", 1)),
-            whole_spans=config.get("vision_attention_mask", "bidirectional") == "bidirectional",
-            min_pixels=int(pixels.get("min_pixels", 56 * 56)),
-            max_pixels=int(pixels.get("max_pixels", 14 * 14 * 50 * 80)),
-            **rest,
-        )
-    if family == "llava":
-        vision = config["vision_config"]
-        hidden, out = int(vision["hidden_size"]), int(config["text_config"]["hidden_size"])
-        patch = int(vision["patch_size"])
-        return Checkpoint(
-            family="llava",
-            decoder=_decoder(config["text_config"]),
-            tower=Tower(
-                hidden=hidden,
-                layers=int(vision["num_hidden_layers"]),
-                intermediate=int(vision["intermediate_size"]),
-                patch=patch,
-                gated=False,
-                connector=hidden * out + out * out,
-            ),
-            embedder=3 * patch**2 * hidden,
-            side=_side(pixels, int(vision["image_size"])),
-            patch=patch,
-            merge=1,
-            whole_spans=False,
-            **rest,
-        )
-    if family == "qwen2_5_vl":
-        vision = config["vision_config"]
-        hidden, out = int(vision["hidden_size"]), int(vision["out_hidden_size"])
-        patch, merge = int(vision["patch_size"]), int(vision["spatial_merge_size"])
-        wide = hidden * merge**2
-        return Checkpoint(
-            family="qwen2_5_vl",
-            decoder=_decoder(config.get("text_config", config)),
-            tower=Tower(
-                hidden=hidden,
-                layers=int(vision["depth"]),
-                intermediate=int(vision["intermediate_size"]),
-                patch=patch,
-                gated=True,
-                connector=wide * wide + wide * out,
-                window_tokens=(int(vision["window_size"]) // patch) ** 2,
-                full_layers=len(vision["fullatt_block_indexes"]),
-            ),
-            embedder=3 * patch**2 * hidden * int(vision.get("temporal_patch_size", 2)),
-            side=None,
-            patch=patch,
-            merge=merge,
-            whole_spans=False,
-            min_pixels=int(pixels.get("min_pixels", 56 * 56)),
-            max_pixels=int(pixels.get("max_pixels", 28 * 28 * 1280)),
-            **rest,
-        )
-    raise UsageError(f"{folder} is a model of the family {family!r}, whose cost is not known here.")
-
-
-def _decoder(config: dict[str, Any]) -> Decoder:
-    heads = int(config["num_attention_heads"])
-    return Decoder(
-        hidden=int(config["hidden_size"]),
-        layers=int(config["num_hidden_layers"]),
-        heads=heads,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
-        intermediate=int(config["intermediate_size"]),
-        vocab=int(config["vocab_size"]),
-        tied=bool(config.get("tie_word_embeddings", False)),
-    )
-
-
-def _side(pixels: dict[str, Any], default: int) -> int:
-    for key in ("crop_size", "size"):
-        value = pixels.get(key)
-        if isinstance(value, dict) and ("height" in value or "shortest_edge" in value):
-            return int(value["height"] if "height" in value else value["shortest_edge"])
-    return int(pixels.get("image_size", default))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise UsageError(f"{path.parent} has no {path.name}.") from None
-    except ValueError:
-        raise UsageError(f"{path} is not JSON.") from None
-    return value
-
-
-def _weights(folder: Path) -> tuple[int, int]:
-    """Number of weights, by the headers of the safetensors files, and bytes of all files."""
-    params = size = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        size += file.stat().st_size
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                count = 1
-                for side in tensor["shape"]:
-                    count *= side
-                params += count
-    if not size:
-        raise UsageError(f"{folder} holds no safetensors files.")
-    return params, size
+        return ModelCost(**(value | parts))

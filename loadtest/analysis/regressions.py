@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from loadtest.errors import UsageError
+from vora_core.errors import ConfigError
 
 #: (measure, path in a server's results, whether more is better).
 _WATCHED: tuple[tuple[str, tuple[str, ...], bool], ...] = (
@@ -28,17 +28,17 @@ def load_results(path: Path) -> dict[str, Any]:
         path: the file, or the run's folder.
 
     Raises:
-        UsageError: it is not there, or not one.
+        ConfigError: it is not there, or not one.
     """
     file = path / "results.json" if path.is_dir() else path
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"The results {file} cannot be read: {error.strerror}.") from None
+        raise ConfigError(f"The results {file} cannot be read: {error.strerror}.") from None
     except ValueError:
-        raise UsageError(f"{file} is not JSON.") from None
+        raise ConfigError(f"{file} is not JSON.") from None
     if found.get("format") != 1:
-        raise UsageError(f"{file} does not hold results of a load test.")
+        raise ConfigError(f"{file} does not hold results of a load test.")
     return found
 
 
@@ -92,7 +92,7 @@ def compare_runs(
                 )
         worse |= _compare_ratios(point, now, threshold, lines)
     if not compared:
-        raise UsageError("The two runs have no point and server in common.")
+        raise ConfigError("The two runs have no point and server in common.")
     if not lines:
         lines.append(f"no change above {threshold:.0%} in {compared} measurements")
     return lines, worse

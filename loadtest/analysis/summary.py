@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from loadtest.analysis.measures import answers_of, cpu_per_request, measure
-from loadtest.analysis.model import Checkpoint
+from loadtest.analysis.model import ModelCost
 from loadtest.analysis.stats import Interval, difference_interval, ratio_interval
 from loadtest.drive.points import Point, points_of
 from loadtest.drive.store import RunFolder, write_whole
@@ -80,7 +80,7 @@ def verdict(ratio: Interval) -> str:
     return "no difference found" if ratio.contains(1.0) else "differs"
 
 
-def expectation(point: Point, text: float, checkpoint: Checkpoint) -> dict[str, float]:
+def expectation(point: Point, text: float, checkpoint: ModelCost) -> dict[str, float]:
     """What a request of a point should cost a checkpoint.
 
     Args:
@@ -126,11 +126,11 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
     """Everything that a report shows; also written to ``results.json``.
 
     Raises:
-        UsageError: the folder holds no run.
+        ConfigError: the folder holds no run.
     """
     head = folder.head()
     settings = parse_settings(head["settings"])
-    checkpoints = {name: Checkpoint.from_json(value) for name, value in head["checkpoints"].items()}
+    checkpoints = {name: ModelCost.from_json(value) for name, value in head["checkpoints"].items()}
     points = []
     for workload in settings.workloads:
         for point in points_of(workload, head["rates"].get(workload.name, [])):
@@ -153,7 +153,7 @@ def _point(
     point: Point,
     rounds: Sequence[dict[str, Result]],
     settings: RunSettings,
-    checkpoints: dict[str, Checkpoint],
+    checkpoints: dict[str, ModelCost],
 ) -> dict[str, Any]:
     servers = {
         name: measure([results[name] for results in rounds], point.workload.level)

@@ -28,7 +28,7 @@ def build_llava(out: Path, shape: Shape, *, seed: int = 0, overwrite: bool = Fal
         Number of parameters.
 
     Raises:
-        UsageError: ``out`` exists.
+        ConfigError: ``out`` exists.
     """
     tower, llm = shape.tower, shape.llm
     config = {

@@ -33,7 +33,7 @@ def build_qwen2_5_vl(out: Path, shape: Shape, *, seed: int = 0, overwrite: bool 
         Number of parameters.
 
     Raises:
-        UsageError: ``out`` exists.
+        ConfigError: ``out`` exists.
     """
     llm = shape.llm
     tower = _TOWER if llm.hidden > 256 else _TINY_TOWER

@@ -9,8 +9,8 @@ from typing import Literal
 from loadtest.checkpoints.qwen2 import qwen2_keys, qwen2_shapes
 from loadtest.checkpoints.tokenizer import special_id, write_tokenizer
 from loadtest.checkpoints.writer import Dims, new_folder, write_json, write_weights
-from loadtest.errors import UsageError
 from loadtest.shapes import Shape
+from vora_core.errors import ConfigError
 
 _CLIP = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
@@ -43,11 +43,11 @@ def build_vora(
         Number of parameters.
 
     Raises:
-        UsageError: ``out`` exists, or the image does not divide by ``merge``.
+        ConfigError: ``out`` exists, or the image does not divide by ``merge``.
     """
     side, patch = shape.tower.image_size, shape.tower.patch_size
     if merge < 1 or (side // patch) % merge:
-        raise UsageError(f"A grid of {side // patch} patches cannot be merged {merge} x {merge}.")
+        raise ConfigError(f"A grid of {side // patch} patches cannot be merged {merge} x {merge}.")
     config = qwen2_keys(shape.llm) | {
         "architectures": ["VoRAForCausalLM"],
         "model_type": "vora",

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.errors import UsageError
+from vora_core.errors import ConfigError
+from vora_core.safetensors_io import ShardWriter
 
 Dims = tuple[int, ...]
 
@@ -68,10 +69,10 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """A folder to fill, which takes the name ``out`` when the block ends well.
 
     Raises:
-        UsageError: ``out`` exists and may not be replaced.
+        ConfigError: ``out`` exists and may not be replaced.
     """
     if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists already; give --overwrite to replace it.")
+        raise ConfigError(f"{out} exists already; give --overwrite to replace it.")
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -103,49 +104,8 @@ def write_weights(
         Number of parameters.
     """
     values = RandomTensors(seed)
-    shards = _shards(shapes, max_shard_bytes)
-    where: dict[str, str] = {}
-    for at, shard in enumerate(shards):
-        file = f"model-{at + 1:05d}-of-{len(shards):05d}.safetensors"
-        file = file if len(shards) > 1 else "model.safetensors"
-        _write_shard(folder / file, shard, values)
-        where |= {name: file for name, _ in shard}
-    count = sum(math.prod(dims) for shard in shards for _, dims in shard)
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": 2 * count}, "weight_map": where}
-        write_json(folder / "model.safetensors.index.json", index)
-    return count
-
-
-def _shards(
-    shapes: Iterable[tuple[str, Dims]], max_shard_bytes: int
-) -> list[list[tuple[str, Dims]]]:
-    shards: list[list[tuple[str, Dims]]] = [[]]
-    held = 0
-    for name, dims in shapes:
-        size = 2 * math.prod(dims)
-        if shards[-1] and held + size > max_shard_bytes:
-            shards.append([])
-            held = 0
-        shards[-1].append((name, dims))
-        held += size
-    return shards
-
-
-def _write_shard(path: Path, shard: list[tuple[str, Dims]], values: RandomTensors) -> None:
-    """One file: the length of its JSON header, the header, then the tensors in its order.
-
-    The format is written here because the safetensors package takes a whole file's tensors at once.
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, dims in shard:
-        end = offset + 2 * math.prod(dims)
-        header[name] = {"dtype": "BF16", "shape": list(dims), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, dims in shard:
-            file.write(values.of(name, dims).tobytes())
+    named = list(shapes)
+    with ShardWriter(folder, [name for name, _ in named], max_shard_bytes) as writer:
+        for name, dims in named:
+            writer.add(name, "BF16", dims, values.of(name, dims).tobytes())
+    return sum(math.prod(dims) for _, dims in named)

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from loadtest.drive.points import Point
-from loadtest.errors import GeneratorFailed
+from vora_core.errors import GeneratorError
 
 WORKER = Path(__file__).parents[1] / "children" / "bench_worker.py"
 
@@ -43,7 +43,7 @@ class Generator:
         log: file for what it prints.
 
     Raises:
-        GeneratorFailed: it did not start.
+        GeneratorError: it did not start.
     """
 
     def __init__(self, log: Path, python: str | None = None, start_timeout_s: float = 900) -> None:
@@ -60,7 +60,7 @@ class Generator:
         self._buffer = b""
         try:
             self.version = str(self._answer(start_timeout_s).get("vllm"))
-        except GeneratorFailed:
+        except GeneratorError:
             self.close()
             raise
 
@@ -107,7 +107,7 @@ class Generator:
             ``errors``; and ``duration``, in seconds.
 
         Raises:
-            GeneratorFailed
+            GeneratorError
         """
         result = requests.with_suffix(".result.json")
         length = point.workload.output_tokens
@@ -129,7 +129,7 @@ class Generator:
             self._process.stdin.write(json.dumps({"args": args}).encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
-            raise GeneratorFailed(f"The load generator has ended; see {self._log}.") from None
+            raise GeneratorError(f"The load generator has ended; see {self._log}.") from None
         self._answer(timeout_s)
         found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
         result.unlink()
@@ -143,11 +143,11 @@ class Generator:
             ready, _, _ = select.select([self._process.stdout], [], [], until - time.monotonic())
             if not ready:
                 self._process.kill()
-                raise GeneratorFailed(f"The load generator did not end within {timeout_s:.0f} s.")
+                raise GeneratorError(f"The load generator did not end within {timeout_s:.0f} s.")
             piece = os.read(self._process.stdout.fileno(), 65536)
             if not piece:
                 code = self._process.wait()
-                raise GeneratorFailed(
+                raise GeneratorError(
                     f"The load generator ended with code {code}; see {self._log}. It is vLLM's: "
                     "does this interpreter have vLLM?"
                 )
@@ -155,5 +155,5 @@ class Generator:
         line, _, self._buffer = self._buffer.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         if not answer["ok"]:
-            raise GeneratorFailed(f"The load generator failed: {answer['error']}")
+            raise GeneratorError(f"The load generator failed: {answer['error']}")
         return answer

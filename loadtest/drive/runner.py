@@ -14,14 +14,14 @@ from typing import Any
 
 import httpx
 
-from loadtest.analysis.model import describe_checkpoint
+from loadtest.analysis.checkpoint import describe_checkpoint
 from loadtest.drive.generator import Generator, Target
 from loadtest.drive.machine import describe_machine, describe_versions
 from loadtest.drive.points import Point, points_of, requests_for, seed_for, write_requests
 from loadtest.drive.store import RunFolder
-from loadtest.errors import GeneratorFailed, LoadTestError, ServerFailed
 from loadtest.servers import Server, Sums, means_between, scrape, watch
 from loadtest.settings import RunSettings, Workload
+from vora_core.errors import EngineError, GeneratorError, VoRAError
 
 
 def say(line: str) -> None:
@@ -56,7 +56,7 @@ class Runner:
             generator: a running one; by default one is started for the run.
 
         Raises:
-            LoadTestError: a server or the generator broke down; what was complete is kept.
+            VoRAError: a server or the generator broke down; what was complete is kept.
         """
         settings = self._settings
         head = {
@@ -117,7 +117,7 @@ class Runner:
                         good = sum(1 for error in result["errors"] if not error)
                         best = max(best, good / result["duration_s"])
             if best == 0:
-                raise LoadTestError(f"Workload {workload.name}: no request succeeded.")
+                raise VoRAError(f"Workload {workload.name}: no request succeeded.")
             rates = [float(f"{share * best:.2g}") for share in workload.auto_shares]
             self._folder.amend(rates=known | {workload.name: rates})
             return rates
@@ -171,7 +171,7 @@ class Runner:
         closed = Point(point.workload, point.size, concurrency=point.concurrency or 1)
         result = self._send(closed, server, generator, file, count, seed)
         if all(result["errors"]):
-            raise ServerFailed(
+            raise EngineError(
                 f"Every warm-up request to {server.name} failed, the first with: "
                 f"{_last_line(result['errors'][0])}"
             )
@@ -222,7 +222,7 @@ class Runner:
     ) -> dict[str, Any]:
         try:
             return generator.send(server.target, point, file, count, seed, self._settings.timeout_s)
-        except GeneratorFailed:
+        except GeneratorError:
             server.check()  # if it is the server that has gone, say that
             raise
 

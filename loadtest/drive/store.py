@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from loadtest.errors import UsageError
+from vora_core.errors import ConfigError
 
 
 class RunFolder:
@@ -45,7 +45,7 @@ class RunFolder:
             What ``run.json`` holds.
 
         Raises:
-            UsageError: another run's results are here.
+            ConfigError: another run's results are here.
         """
         file = self.path / "run.json"
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ class RunFolder:
         found = self.head()
         for key in keep:
             if found.get(key) != json.loads(json.dumps(head[key])):
-                raise UsageError(
+                raise ConfigError(
                     f"{self.path} holds a run with other {key}; give another folder, or remove it."
                 )
         return found
@@ -64,12 +64,12 @@ class RunFolder:
         """``run.json``.
 
         Raises:
-            UsageError: there is none.
+            ConfigError: there is none.
         """
         try:
             head: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise UsageError(f"{self.path} holds no run.") from None
+            raise ConfigError(f"{self.path} holds no run.") from None
         return head
 
     def amend(self, **changes: Any) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.analysis.model import Checkpoint
-from loadtest.errors import UsageError
+from loadtest.analysis.model import ModelCost
 from loadtest.plan.simulate import Cost, Engine
+from vora_core.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class Calibration:
         return Engine(self.flops_per_s, self.bytes_per_s, 0.0, kv_bytes, max_tokens, max_sequences)
 
 
-def checkpoint_of(found: dict[str, Any], server: str) -> Checkpoint:
+def checkpoint_of(found: dict[str, Any], server: str) -> ModelCost:
     """The checkpoint behind a server of a run.
 
     Raises:
-        UsageError: the run does not know it.
+        ConfigError: the run does not know it.
     """
     try:
-        return Checkpoint.from_json(found["head"]["checkpoints"][server])
+        return ModelCost.from_json(found["head"]["checkpoints"][server])
     except KeyError:
         known = ", ".join(found["head"]["checkpoints"]) or "none"
-        raise UsageError(
+        raise ConfigError(
             f"The run knows no checkpoint of a server {server!r}; it knows those of: {known}."
         ) from None
 
@@ -59,7 +59,7 @@ def calibrate(found: dict[str, Any], server: str, width: int = 2) -> Calibration
         width: bytes of a weight as served.
 
     Raises:
-        UsageError: there is no single-request point of it without failures.
+        ConfigError: there is no single-request point of it without failures.
     """
     checkpoint = checkpoint_of(found, server)
     best: tuple[float, Calibration] | None = None
@@ -83,12 +83,12 @@ def calibrate(found: dict[str, Any], server: str, width: int = 2) -> Calibration
         if best is None or flops > best[0]:
             best = (flops, fit)
     if best is None:
-        raise UsageError(f"The run has no point with one request at a time for {server!r}.")
+        raise ConfigError(f"The run has no point with one request at a time for {server!r}.")
     return best[1]
 
 
 def cost_of(
-    checkpoint: Checkpoint,
+    checkpoint: ModelCost,
     text: int,
     images: list[tuple[int, int]],
     output: int,

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from loadtest.analysis.model import Checkpoint
-from loadtest.errors import UsageError
+from loadtest.analysis.model import ModelCost
 from loadtest.plan.calibrate import cost_of
 from loadtest.plan.simulate import Cost, Engine, poisson_arrivals, simulate
 from loadtest.settings import ServiceLevel
+from vora_core import typed_yaml
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -81,21 +80,12 @@ def load_mix(path: Path) -> Mix:
     """Read a mix.
 
     Raises:
-        UsageError: it cannot be read, or says something wrong.
+        ConfigError: it cannot be read, or a key or a value is wrong.
     """
-    try:
-        return Mix.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UsageError(f"The mix {path} cannot be read: {error.strerror}.") from None
-    except yaml.YAMLError:
-        raise UsageError(f"The mix {path} is not YAML.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UsageError(f"The mix is wrong at {where}: {first['msg']}.") from None
+    return typed_yaml.load(Mix, path, subject="mix")
 
 
-def costs_of(mix: Mix, checkpoint: Checkpoint, fixed_s: float) -> list[Cost]:
+def costs_of(mix: Mix, checkpoint: ModelCost, fixed_s: float) -> list[Cost]:
     """What each kind of the mix costs a checkpoint."""
     return [
         cost_of(checkpoint, kind.text_tokens, list(kind.images), kind.output_tokens, fixed_s)
@@ -103,7 +93,7 @@ def costs_of(mix: Mix, checkpoint: Checkpoint, fixed_s: float) -> list[Cost]:
     ]
 
 
-def engine_on(device: Hardware, mix: Mix, checkpoint: Checkpoint) -> Engine | None:
+def engine_on(device: Hardware, mix: Mix, checkpoint: ModelCost) -> Engine | None:
     """An engine on a device; None where the weights leave no room for a cache."""
     cache = (device.memory_gb * mix.memory_share) * 1e9 - checkpoint.weight_bytes
     if cache <= 0:
@@ -157,7 +147,7 @@ def replicas_needed(engine: Engine, costs: list[Cost], mix: Mix, most: int = 409
 
 
 def plan_fleet(
-    mix: Mix, checkpoint: Checkpoint, measured: Engine, fixed_s: float
+    mix: Mix, checkpoint: ModelCost, measured: Engine, fixed_s: float
 ) -> list[dict[str, Any]]:
     """One row a device: replicas, cost, memory, and what a replica's users see.
 

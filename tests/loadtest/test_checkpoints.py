@@ -18,9 +18,9 @@ from transformers import (
 
 from loadtest.checkpoints import WORDS, build_llava, build_qwen2_5_vl, build_vora
 from loadtest.checkpoints.writer import to_bfloat16, write_weights
-from loadtest.errors import UsageError
 from loadtest.shapes import shape
 from model_plugin.checkpoint import Checkpoint
+from vora_core.errors import ConfigError
 
 TINY = shape("tiny")
 
@@ -116,10 +116,10 @@ def test_rounding_to_bfloat16_is_torchs() -> None:
 
 
 def test_what_is_there_is_not_overwritten(folder: Path) -> None:
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(ConfigError, match="exists already"):
         build_vora(folder / "vora", TINY)
-    with pytest.raises(UsageError, match="cannot be merged 3 x 3"):
+    with pytest.raises(ConfigError, match="cannot be merged 3 x 3"):
         build_vora(folder / "new", TINY, merge=3)
     assert not (folder / "new").exists()
-    with pytest.raises(UsageError, match="no shape '9b'"):
+    with pytest.raises(ConfigError, match="no shape '9b'"):
         shape("9b")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from loadtest.errors import UsageError
 from loadtest.servers import Server
 from loadtest.settings import EngineSettings, ServerSpec
+from vora_core.errors import ConfigError
 
 
 def key(**more: Any) -> str | None:
@@ -26,5 +26,5 @@ def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert key(api_key_file=path) == "other"
     path.write_text("")
     assert key(api_key_file=path) is None
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         key(api_key_file=tmp_path / "nowhere")

@@ -9,16 +9,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-from loadtest.analysis.model import Checkpoint, Decoder, Tower, read_checkpoint
+from loadtest.analysis.checkpoint import read_checkpoint
+from loadtest.analysis.model import Decoder, ModelCost, Tower
 from loadtest.checkpoints import build_llava, build_qwen2_5_vl, build_vora
-from loadtest.errors import UsageError
 from loadtest.shapes import SHAPES, Shape, shape
+from vora_core.errors import CheckpointError
 
 TINY = shape("tiny")
 SIDE = (224, 224)
 
 
-def on_paper(name: str, baseline: bool, merge: int = 1) -> Checkpoint:
+def on_paper(name: str, baseline: bool, merge: int = 1) -> ModelCost:
     """A checkpoint of a large shape, without writing it."""
     known: Shape = SHAPES[name]
     llm, tower = known.llm, known.tower
@@ -27,7 +28,7 @@ def on_paper(name: str, baseline: bool, merge: int = 1) -> Checkpoint:
         llm.intermediate, llm.vocab, llm.tied,
     )  # fmt: skip
     connector = tower.hidden * llm.hidden + llm.hidden**2
-    return Checkpoint(
+    return ModelCost(
         "llava" if baseline else "vora",
         decoder,
         Tower(tower.hidden, tower.layers, tower.intermediate, 14, False, connector)
@@ -56,8 +57,8 @@ def test_read_from_files(tmp_path: Path) -> None:
         assert abs(found.weight_bytes - 2 * count) < 60_000  # headers
         assert found.image_tokens(SIDE) == image
         assert found.random
-        assert Checkpoint.from_json(found.to_json()) == found
-    with pytest.raises(UsageError, match=r"has no config\.json"):
+        assert ModelCost.from_json(found.to_json()) == found
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
         read_checkpoint(tmp_path)
 
 
@@ -70,7 +71,7 @@ def test_flops_are_what_torch_counts() -> None:
         vocab_size=llm.vocab, attn_implementation="eager",
     )  # fmt: skip
     decoder = Decoder(256, 4, 4, 2, 64, 768, llm.vocab, True)
-    checkpoint = Checkpoint("vora", decoder, None, 3 * 196 * 192, 224, 14, 1, False, 0, 0, True)
+    checkpoint = ModelCost("vora", decoder, None, 3 * 196 * 192, 224, 14, 1, False, 0, 0, True)
     tokens = 40
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         Qwen2ForCausalLM(config)(torch.zeros(1, tokens, dtype=torch.long), logits_to_keep=1)
@@ -89,7 +90,7 @@ def test_flops_are_what_torch_counts() -> None:
     )  # fmt: skip
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         SiglipVisionModel(vision)(torch.zeros(1, 3, 224, 224))
-    llava = Checkpoint(
+    llava = ModelCost(
         "llava", decoder, Tower(192, 6, 768, 14, False, 0), 3 * 196 * 192, 224, 14, 1,
         False, 0, 0, True,
     )  # fmt: skip

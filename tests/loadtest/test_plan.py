@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.errors import UsageError
 from loadtest.plan import Cost, Engine, Mix, Request, simulate
 from loadtest.plan.fleet import engine_on, load_mix, replicas_needed
 from loadtest.plan.simulate import poisson_arrivals
 from tests.loadtest.test_model import on_paper
+from vora_core.errors import ConfigError
 
 COST = Cost(
     prompt=100,
@@ -103,12 +103,12 @@ def test_a_device_without_room_for_the_weights() -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("a: [", "not YAML"), ("rate: 1", "wrong at kinds"), ("rate: -1", "wrong at rate")],
+    [("a: [", "not valid YAML"), ("rate: 1", "kinds: field req"), ("rate: -1", "mix, rate: input")],
 )
 def test_bad_mixes(text: str, said: str, tmp_path: Path) -> None:
     file = tmp_path / "mix.yaml"
     file.write_text(text)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(ConfigError, match=said):
         load_mix(file)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         load_mix(tmp_path / "none.yaml")

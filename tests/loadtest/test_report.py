@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.analysis.model import describe_checkpoint
+from loadtest.analysis.checkpoint import describe_checkpoint
 from loadtest.analysis.regressions import compare_runs, load_results
 from loadtest.analysis.summary import summarise
 from loadtest.checkpoints import build_llava, build_vora

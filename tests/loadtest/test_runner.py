@@ -15,9 +15,9 @@ from loadtest.drive.generator import Generator
 from loadtest.drive.points import Point, points_of, requests_for, seed_for
 from loadtest.drive.runner import Runner
 from loadtest.drive.store import RunFolder
-from loadtest.errors import LoadTestError, ServerFailed, UsageError
 from loadtest.settings import RunSettings, Workload, parse_settings
 from tests.loadtest.fake_engine import FakeEngine, fake_engine
+from vora_core.errors import ConfigError, EngineError, VoRAError
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_nothing_is_measured_where_no_warm_up_succeeds(
     engine: FakeEngine, generator: Generator, tmp_path: Path
 ) -> None:
     engine.fault = "500"
-    with pytest.raises(ServerFailed, match="Every warm-up request to one failed"):
+    with pytest.raises(EngineError, match="Every warm-up request to one failed"):
         run(settings_for(engine), tmp_path / "run", generator)
 
 
@@ -111,7 +111,7 @@ def test_another_model_stops_the_run(
             super().complete(point, repeat)
             engine.model = "another"
 
-    with pytest.raises(ServerFailed, match=r"serves \['another'\], not fake"):
+    with pytest.raises(EngineError, match=r"serves \['another'\], not fake"):
         Runner(settings_for(engine), Swaps(tmp_path / "run")).run(generator)
     found = summarise(RunFolder(tmp_path / "run"))
     assert found["points"][0]["rounds"] == 1
@@ -141,14 +141,14 @@ def test_an_interrupted_run_goes_on(
         served = engine.served
         run(settings, tmp_path / "run", generator)
         assert engine.served == served
-        with pytest.raises(UsageError, match="holds a run with other settings"):
+        with pytest.raises(ConfigError, match="holds a run with other settings"):
             run(settings_for(engine, other, seed=1), tmp_path / "run", generator)
 
 
 def test_a_server_that_is_not_there(generator: Generator, tmp_path: Path) -> None:
     with fake_engine() as gone:
         settings = settings_for(gone, engine={"start_timeout_s": 1})
-    with pytest.raises(ServerFailed, match="does not"):
+    with pytest.raises(EngineError, match="does not"):
         run(settings, tmp_path / "run", generator)
 
 
@@ -229,8 +229,8 @@ def test_requests_are_unique_or_repeated_as_asked() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name: [", "is not YAML"),
-        ("name: x", "wrong at servers"),
+        ("name: [", "is not valid YAML, line 1"),
+        ("name: x", "servers: field required"),
         ("name: x\nservers: [{name: a, kind: vora}]\nworkloads: []", "kind vora needs model"),
         (
             "name: x\nservers: [{name: a, kind: url, url: 'http://h'}]\n"
@@ -257,5 +257,5 @@ def test_bad_run_files(
 
 
 def test_a_generator_that_cannot_start(tmp_path: Path) -> None:
-    with pytest.raises(LoadTestError, match="does this interpreter have vLLM"):
+    with pytest.raises(VoRAError, match="does this interpreter have vLLM"):
         Generator(tmp_path / "log", python="/bin/false")

@@ -44,10 +44,8 @@ def test_an_api_error_has_openais_shape() -> None:
 
 
 def test_the_packages_share_the_tree() -> None:
-    import loadtest.errors
     import model_plugin.errors
     import vora_serve.errors
 
     assert model_plugin.errors.VoRAError is VoRAError
     assert vora_serve.errors.VoRAServeError is VoRAError
-    assert loadtest.errors.LoadTestError is VoRAError

@@ -82,10 +82,10 @@ def test_configuration(tmp_path: Path) -> None:
     assert tree["images"]["max_count"] == 3
     assert '"additionalProperties": false' in run("config", "schema").stdout
     for content, message in (
-        ("server: {prt: 1}", "server.prt is no setting"),
+        ("server: {prt: 1}", "there is no key server.prt; did you mean port?"),
         ("server: 5", "server"),
-        ("- 1", "no mapping"),
-        ("{", "no valid YAML"),
+        ("- 1", "not a mapping"),
+        ("{", "not valid YAML"),
         ("server: {host: 0.0.0.0}", "without API keys"),
         ("admission: {requests: [often]}", "rate limit is malformed"),
         ("admission: {rate_limit_storage: 'nowhere://'}", "storage nowhere://"),

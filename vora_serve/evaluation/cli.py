@@ -13,6 +13,7 @@ import typer
 import yaml
 from tqdm import tqdm
 
+from vora_core import typed_yaml
 from vora_serve.command import App
 from vora_serve.demo.suite import SUITE_SEED, Item, build_suite, is_right
 from vora_serve.errors import ConfigurationError
@@ -21,9 +22,7 @@ from vora_serve.evaluation.files import Question, judge, read_suite, score
 from vora_serve.evaluation.recipe import (
     EvaluationRecipe,
     SuiteRecipe,
-    override,
     parse_evaluation,
-    read_evaluation,
 )
 from vora_serve.evaluation.table import draw_scores, draw_table, summarise
 
@@ -68,13 +67,13 @@ def evaluate(
 ) -> None:
     """Measure a served model's answers; OPENAI_API_KEY is sent if set."""
     if config is not None:
-        plain = read_evaluation(config)
+        plain = typed_yaml.read(config, subject="evaluation")
     else:
         source = {"kind": suite, "data": data, "images": images, "limit": limit}
         plain = {"suites": [source | {"seed": seed, "blank": blank}]}
     given = {"base_url": base_url, "model": model, "concurrency": concurrency}
     plain |= {key: value for key, value in given.items() if value is not None}
-    override(plain, overrides or [])
+    typed_yaml.override(plain, overrides or [])
     if "base_url" not in plain:
         raise ConfigurationError("Say which server to ask: --base-url.")
     recipe = parse_evaluation(plain)

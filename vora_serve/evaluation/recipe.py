@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vora_core import typed_yaml
 from vora_serve.demo.suite import SUITE_SEED
-from vora_serve.errors import ConfigurationError
 
 
 class _Strict(BaseModel):
@@ -79,49 +78,6 @@ def parse_evaluation(data: Any) -> EvaluationRecipe:
     """A recipe from plain data.
 
     Raises:
-        ConfigurationError: a key or value is wrong; the sentence names it.
+        ConfigError: a key or value is wrong; the sentence names it.
     """
-    try:
-        return EvaluationRecipe.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the recipe"
-        said = first["msg"].removeprefix("Value error, ")
-        said = "there is no such key" if first["type"] == "extra_forbidden" else said
-        raise ConfigurationError(f"In the evaluation, {place}: {said}.") from error
-
-
-def read_evaluation(file: Path) -> Any:
-    """Plain data of a YAML file.
-
-    Raises:
-        ConfigurationError: it cannot be read, or is no mapping.
-    """
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigurationError(f"{file} cannot be read as YAML: {reason}") from error
-    if not isinstance(data, dict):
-        raise ConfigurationError(f"{file} holds no mapping.")
-    return data
-
-
-def override(data: dict[str, Any], changes: list[str]) -> None:
-    """Set ``key=value`` in plain data; dots nest, numbers count into lists.
-
-    Raises:
-        ConfigurationError: a change is not written so, or reaches into what is no section.
-    """
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise ConfigurationError(f"A change is written key=value, not {change!r}.")
-        *path, last = key.split(".")
-        place: Any = data
-        try:
-            for name in path:
-                place = place[int(name)] if isinstance(place, list) else place[name]
-            place[int(last) if isinstance(place, list) else last] = yaml.safe_load(value)
-        except (KeyError, IndexError, TypeError, ValueError, yaml.YAMLError) as error:
-            raise ConfigurationError(f"The change {change!r} cannot be made.") from error
+    return typed_yaml.validate(EvaluationRecipe, data, subject="evaluation")

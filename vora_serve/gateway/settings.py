@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -30,7 +29,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from vora_serve.errors import ConfigurationError
+from vora_core import typed_yaml
+from vora_core.errors import ConfigError
 
 ENV_PREFIX = "VORA_SERVE_"
 
@@ -292,7 +292,7 @@ class _CheckedEnv(EnvSettingsSource):
             if name.startswith(ENV_PREFIX):
                 head = name.removeprefix(ENV_PREFIX).split("__", 1)[0].upper()
                 if head not in known:
-                    raise ConfigurationError(
+                    raise ConfigError(
                         f"The environment variable {name} is no setting of vora-serve."
                     )
         return super().__call__()
@@ -334,59 +334,14 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
-def _describe(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the configuration"
-    if first["type"] == "extra_forbidden":
-        return f"{where} is no setting of vora-serve."
-    message = first["msg"].removeprefix("Value error, ").rstrip(".")
-    return f"The setting {where} is wrong: {message[:1].lower()}{message[1:]}."
-
-
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in over.items():
-        old = result.get(key)
-        if isinstance(old, dict) and isinstance(value, Mapping):
-            result[key] = _merge(old, value)
-        else:
-            result[key] = value
-    return result
-
-
 def _refuse_empty(value: Any, where: str = "") -> None:
     """No setting has a use for an empty text; it comes from a variable that was not set."""
     if value == "":
-        raise ConfigurationError(f"The setting {where} is empty.")
+        raise ConfigError(f"The setting {where} is empty.")
     if isinstance(value, Mapping | list) and where != "engine.args":  # vLLM's flags may be empty
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, below in items:
             _refuse_empty(below, f"{where}.{key}".lstrip("."))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        ConfigurationError: the file cannot be read, is no YAML, or holds no mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"The configuration file {path} cannot be read: {error}."
-        ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise ConfigurationError(
-            f"The configuration file {path} is no valid YAML{where}."
-        ) from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigurationError(f"The configuration file {path} holds no mapping of settings.")
-    return content
 
 
 def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
@@ -397,14 +352,18 @@ def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = 
         flags: A tree such as ``{"server": {"port": 8000}}`` with what the command line gave.
 
     Raises:
-        ConfigurationError: a source cannot be read, names an unknown key or a wrong value.
+        ConfigError: a source cannot be read, names an unknown key or a wrong value.
     """
-    tree: dict[str, Any] = read_yaml(config) if config is not None else {}
+    tree: dict[str, Any] = (
+        typed_yaml.read(config, subject="configuration file") if config is not None else {}
+    )
     try:
-        tree = _merge(_merge(tree, _CheckedEnv(Settings)()), flags or {})
+        tree = typed_yaml.overlay(typed_yaml.overlay(tree, _CheckedEnv(Settings)()), flags or {})
         _refuse_empty(tree)
         return Settings(**tree)
+    except ConfigError:
+        raise
     except ValidationError as error:
-        raise ConfigurationError(_describe(error)) from None
+        raise ConfigError(typed_yaml.describe(error, Settings, subject="settings")) from None
     except ValueError as error:  # an environment variable that should hold JSON and does not
-        raise ConfigurationError(f"The environment holds a wrong setting: {error}.") from None
+        raise ConfigError(f"The environment holds a wrong setting: {error}.") from None

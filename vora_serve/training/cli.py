@@ -94,15 +94,16 @@ def merge(
     overwrite: Overwrite = False,
 ) -> None:
     """Merge a pretraining checkpoint's LoRA factors: vora-serve merge source=A out=B."""
+    from vora_core import typed_yaml
     from vora_serve.training import run
-    from vora_serve.training.recipe import parse_overrides, parse_recipe, read_recipe
+    from vora_serve.training.recipe import parse_recipe, read_recipe
     from vora_serve.training.run_recipe import MergeRun, find_recipe
 
     _prepare()
     if config is not None:
         recipe = read_recipe(MergeRun, find_recipe(config), overrides or [])
     else:
-        recipe = parse_recipe(MergeRun, parse_overrides({}, overrides or []))
+        recipe = parse_recipe(MergeRun, typed_yaml.override({}, overrides or []))
     if dry_run:
         sys.stdout.write(run.describe_merge(recipe))
         return

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model_plugin import ConfigError
+from vora_core import typed_yaml
 
 R = TypeVar("R", bound=BaseModel)
 Attention = Literal["bidirectional", "global", "causal"]
@@ -139,51 +138,7 @@ def read_recipe(kind: type[R], file: Path, overrides: list[str]) -> R:
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong; the sentence names it.
     """
-    return parse_recipe(kind, parse_overrides(_read(file), overrides))
-
-
-def _read(file: Path, depth: int = 0) -> Any:
-    """A file's contents, laid over those of its base."""
-    try:
-        data: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The recipe {file} cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
-        raise ConfigError(f"The recipe {file} is not valid YAML: {said}") from error
-    if data is None:
-        return {}
-    if isinstance(data, dict) and "base" in data:
-        if depth > 8:
-            raise ConfigError(f"The recipe {file} has a base that goes round in circles.")
-        data = dict(data)
-        return _overlay(_read(file.parent / str(data.pop("base")), depth + 1), data)
-    return data
-
-
-def _overlay(below: Any, above: Any) -> Any:
-    """Sections joined key by key; anything else is replaced."""
-    if not (isinstance(below, dict) and isinstance(above, dict)):
-        return above
-    return below | {key: _overlay(below.get(key), value) for key, value in above.items()}
-
-
-def parse_overrides(data: Any, overrides: list[str]) -> Any:
-    """Plain data with ``key=value`` overrides set in it.
-
-    Raises:
-        ConfigError: an override is not written so, or reaches into what is no section.
-    """
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"An override is written key=value, not {override!r}.")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"The value of the override {override!r} is not YAML.") from error
-        _set(data, key.split("."), parsed)
-    return data
+    return typed_yaml.load(kind, file, overrides, subject="recipe", based=True)
 
 
 def parse_recipe(kind: type[R], data: Any) -> R:
@@ -192,26 +147,4 @@ def parse_recipe(kind: type[R], data: Any) -> R:
     Raises:
         ConfigError: a key or value is wrong; the sentence names it.
     """
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "recipe"
-        said = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
-        raise ConfigError(f"In the recipe, {place}: {said}.") from error
-
-
-def _set(data: Any, path: list[str], value: Any) -> None:
-    """Set a value deep inside; a number as a key means an item of a list."""
-    for number, key in enumerate(path):
-        last = number == len(path) - 1
-        if isinstance(data, list) and key.isdigit() and int(key) < len(data):
-            place: Any = int(key)
-        elif isinstance(data, dict):
-            place = key
-        else:
-            raise ConfigError(f"The override {'.'.join(path)} reaches into what is no section.")
-        if last:
-            data[place] = value
-            return
-        data = data.setdefault(place, {}) if isinstance(data, dict) else data[place]
+    return typed_yaml.validate(kind, data, subject="recipe")

@@ -61,10 +61,10 @@ def test_overrides_and_bases(tmp_path: Path) -> None:
     assert read.model_dump() == {"a": {"b": 3, "c": [1, 7]}, "d": 4, "e": {"f": ["x"]}}
     (tmp_path / "loop.yaml").write_text("base: loop.yaml")
     for name, overrides, sentence in (
-        ("loop.yaml", [], "round in circles"),
+        ("loop.yaml", [], "refers back to it"),
         ("child.yaml", ["d"], "key=value"),
-        ("child.yaml", ["d.x=1"], "no section"),
-        ("child.yaml", ["d={"], "not YAML"),
+        ("child.yaml", ["d.x=1"], "has no keys"),
+        ("child.yaml", ["d={"], "not valid YAML"),
         ("gone.yaml", [], "cannot be read"),
     ):
         with pytest.raises(ConfigError, match=sentence):
@@ -72,7 +72,7 @@ def test_overrides_and_bases(tmp_path: Path) -> None:
 
 
 WRONG = [
-    (["lora_rnk=4"], "lora_rnk: there is no such key"),
+    (["lora_rnk=4"], "no key lora_rnk; did you mean lora_rank"),
     (["optimisation.steps=0"], "optimisation.steps"),
     (["optimisation.batch_size=3"], "multiple of"),
     (["model.path=/nowhere/llm"], "The LLM, /nowhere/llm, cannot be had"),

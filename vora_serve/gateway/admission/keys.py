@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
+from vora_core import typed_yaml
 from vora_serve.errors import AuthenticationError, ConfigurationError
-from vora_serve.gateway.settings import PositiveInt, Section, read_yaml
+from vora_serve.gateway.settings import PositiveInt, Section
 
 logger = logging.getLogger("vora_serve.gateway.keys")
 
@@ -75,14 +76,7 @@ def read_keys(path: Path) -> list[ApiKey]:
     Raises:
         ConfigurationError: unreadable, malformed, or a name or hash stands in it twice.
     """
-    try:
-        keys = _KeyFile.model_validate(read_yaml(path)).keys
-    except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(
-            f"The key file {path} is wrong at {where or 'its top'}: {first['msg'].lower()}."
-        ) from None
+    keys = typed_yaml.load(_KeyFile, path, subject="key file").keys
     for attribute in ("name", "sha256"):
         if len({getattr(key, attribute) for key in keys}) != len(keys):
             raise ConfigurationError(f"The key file {path} has the same {attribute} twice.")
