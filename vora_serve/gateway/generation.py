@@ -1,32 +1,33 @@
-"""One generation request, from its body to the last byte of its answer."""
+"""One generation request, from its body to the last byte of its answer.
+
+A pipeline of steps with one job each: read and parse the body, check what the caller may do, load
+images, wait for a place, forward to an engine, relay the answer, count what was used. A
+:class:`Lifetime` around all of it ends the request in any step, and with it the engine's work.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import logging
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response as StarletteResponse
 from starlette.types import Receive, Scope, Send
 
-from vora_serve.errors import APIError, DeadlineError, NotFoundError, UnavailableError
+from vora_core.errors import DeadlineError, NotFoundError, UnavailableError
 from vora_serve.gateway.body import check_media_type, read_body
 from vora_serve.gateway.context import SCOPE_KEY, RequestContext
-from vora_serve.gateway.engine_errors import from_engine_error, from_transport_error
-from vora_serve.gateway.http1 import ConnectError, Headers, HTTPClientError
-from vora_serve.gateway.relay import StreamRelay, StreamState, relay_whole
+from vora_serve.gateway.forward import Answer, Outgoing
+from vora_serve.gateway.http1 import Headers
+from vora_serve.gateway.lifetime import Lifetime
+from vora_serve.gateway.memory import Share
+from vora_serve.gateway.relay import StreamRelay, StreamState, relay_non_streaming
 from vora_serve.gateway.schemas import Kind, ParsedRequest, parse_request
 from vora_serve.gateway.state import GatewayState
-from vora_serve.gateway.upstreams import Exchange, Upstream
 from vora_serve.gateway.usage import Usage
-
-logger = logging.getLogger("vora_serve.gateway")
 
 PATHS: dict[Kind, bytes] = {
     "chat": b"/v1/chat/completions",
@@ -57,211 +58,125 @@ class GenerationResponse(StarletteResponse):
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _Generation(self._kind, self._state, scope, receive, send).run()
-
-
-class _Generation:
-    """The state of one request."""
-
-    def __init__(
-        self, kind: Kind, state: GatewayState, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        self.kind: Kind = kind
-        self.state = state
-        self.settings = state.settings
-        self.scope = scope
-        self.receive = receive
-        self.send = send
-        self.context: RequestContext = scope[SCOPE_KEY]
-        self.stream: StreamState | None = None
-        self.relay: StreamRelay | None = None
-        self.body = b""
-        """What the engine is sent; kept until it begins to answer."""
-        self.interrupted: Literal["disconnect", "deadline", "stalled"] | None = None
-
-    # ------------------------------------------------------------------ life cycle
-
-    async def run(self) -> None:
-        """Serve the request; a disconnect or the deadline cancels it wherever it is.
+        """Serve the request.
 
         Raises:
             APIError: before the answer has begun.
         """
-        if self.state.closing:
+        state = self._state
+        if state.closing:
             raise UnavailableError(
                 "The gateway is shutting down.",
                 code="draining",
                 retry_after=1,
                 headers={"connection": "close"},
             )
-        task = asyncio.current_task()
-        assert task is not None
-        with self.state.bodies.share() as share:
-            self.share = share
-            check_media_type(self.scope)
+        context: RequestContext = scope[SCOPE_KEY]
+        with state.bodies.share() as share:
+            check_media_type(scope)
             began = time.perf_counter()
+            limits = state.settings.server
             try:
                 body = await read_body(
-                    self.scope,
-                    self.receive,
-                    share,
-                    self.settings.server.max_body_bytes,
-                    self.settings.server.body_timeout_s,
+                    scope, receive, share, limits.max_body_bytes, limits.body_timeout_s
                 )
             except ClientDisconnect:
-                self._left()
+                _count_disconnect(state, context)
                 return
-            self.context.waited_s += time.perf_counter() - began
-            parsed = parse_request(self.kind, body, self.settings.fields)
+            context.waited_s += time.perf_counter() - began
+            parsed = parse_request(self._kind, body, state.settings.fields)
             del body
-            loop = asyncio.get_running_loop()
-            deadline = loop.call_later(
-                self.settings.admission.request_timeout_s, self._interrupt, task, "deadline"
-            )
-            watcher = loop.create_task(self._watch(task))
-            self.state.active.add(self)
-            self.task = task
-            try:
-                await self._serve(parsed)
-            except asyncio.CancelledError:
-                if self.interrupted is None:
-                    raise  # the server is stopping
-                task.uncancel()
-                await self._after_interruption()
-            finally:
-                deadline.cancel()
-                watcher.cancel()
-                self.state.active.discard(self)
+            lifetime = Lifetime(receive, state.settings.admission.request_timeout_s)
+            generation = _Generation(self._kind, state, context, share, lifetime, send)
+            async with lifetime.bound(state.active):
+                await generation.serve(parsed)
+            if lifetime.interrupted == "deadline":
+                await generation.end_at_deadline()
+            elif lifetime.interrupted is not None:
+                _count_disconnect(state, context)
 
-    async def _watch(self, task: asyncio.Task[None]) -> None:
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
-        self._interrupt(task, "disconnect")
 
-    def _interrupt(
-        self, task: asyncio.Task[None], why: Literal["disconnect", "deadline", "stalled"]
+class _Generation:
+    """The steps of one request, in the order in which they are taken."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        state: GatewayState,
+        context: RequestContext,
+        share: Share,
+        lifetime: Lifetime,
+        send: Send,
     ) -> None:
-        if self.interrupted is None:
-            self.interrupted = why
-            task.cancel()
+        self._kind: Kind = kind
+        self._route = PATHS[kind].decode()
+        self._state = state
+        self._context = context
+        self._share = share
+        self._lifetime = lifetime
+        self._send = send
+        self._key = context.key
+        self._caller = context.client if state.keys.open else context.key.name
+        self._relay: StreamRelay | None = None
 
-    def drop_if_stalled(self, now: float, limit: float) -> None:
-        """Cut a client that has taken nothing for ``limit`` seconds."""
-        since = self.stream.sending_since if self.stream is not None else None
-        if since is not None and now - since > limit:
-            self._interrupt(self.task, "stalled")
+    async def serve(self, parsed: ParsedRequest) -> None:
+        """All steps after parsing."""
+        self._describe(parsed)
+        await self._authorize(parsed)
+        digest = await self._load_images(parsed)
+        async with self._admitted():
+            outgoing = self._outgoing(parsed, digest)
+            async with self._state.forwarder.answer(outgoing, self._context) as answer:
+                parsed.forget()
+                self._share.release()
+                usage = await self._pass_on(parsed.wants_usage, answer)
+        if usage is not None:
+            self._count_tokens(usage)
+            await self._state.limits.use_tokens(self._caller, self._key.tokens, usage.total)
 
-    def cut(self) -> None:
-        """The server's grace period is over."""
-        self._interrupt(self.task, "deadline")
+    async def end_at_deadline(self) -> None:
+        """Tell the client that time is up: as an event where a stream has begun.
 
-    async def _after_interruption(self) -> None:
-        if self.interrupted == "deadline":
-            error = DeadlineError("The request was not finished by its deadline.")
-            if self.relay is None or not self.relay.state.started:
-                raise error
-            await self.relay.finish(error)
-            return
-        self._left()
+        Raises:
+            DeadlineError: nothing has been sent yet.
+        """
+        error = DeadlineError("The request was not finished by its deadline.")
+        if self._relay is None or not self._relay.state.started:
+            raise error
+        await self._relay.finish(error)
 
-    def _left(self) -> None:
-        self.state.metrics.disconnects.labels(self.context.phase).inc()
-        self.context.fields["disconnected"] = self.context.phase
+    def _describe(self, parsed: ParsedRequest) -> None:
+        self._context.dropped_fields = parsed.dropped
+        self._context.fields["model"] = parsed.model[:100]
+        if self._state.settings.logging.prompts:
+            self._context.fields["prompt"] = parsed.prefix
 
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        """Time in here is not the gateway's own."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.context.waited_s += time.perf_counter() - began
-
-    # ------------------------------------------------------------------ phases
-
-    async def _serve(self, parsed: ParsedRequest) -> None:
-        context, key = self.context, self.context.key
-        context.dropped_fields = parsed.dropped
-        context.fields["model"] = parsed.model[:100]
-        if self.settings.logging.prompts:
-            context.fields["prompt"] = parsed.prefix
+    async def _authorize(self, parsed: ParsedRequest) -> None:
+        """Refuse what this caller may not do, or what could not be served anyway."""
+        state, key = self._state, self._key
         if key.models is not None and parsed.model not in key.models:
             raise NotFoundError(
                 "The model does not exist, or this key may not use it.",
                 param="model",
                 code="model_not_found",
             )
-        self.state.balancer.require_model(parsed.model)
-        self.state.images.check(parsed.images)
-        caller = key.name if not self.state.keys.open else context.client
-        await self.state.limits.take_request(caller, key.requests)
-        await self.state.limits.check_tokens(caller, key.tokens)
-        metrics = self.state.metrics
-        context.phase = "queue"
-        metrics.queued.inc()
-        slot = self.state.queue.slot(
-            caller,
-            priority=key.priority,
-            cap=key.max_in_flight or self.settings.admission.max_in_flight_per_key,
-            queue_cap=(
-                key.max_queued
-                if key.max_queued is not None
-                else self.settings.admission.max_queued_per_key
-            ),
-        )
-        began = time.perf_counter()
-        try:
-            await slot.__aenter__()
-        finally:
-            waited = time.perf_counter() - began
-            context.waited_s += waited
-            metrics.queued.dec()
-            metrics.queue.observe(waited)
-        metrics.in_flight.inc()
-        try:
-            usage = await self._admitted(parsed)
-        finally:
-            metrics.in_flight.dec()
-            await slot.__aexit__(None, None, None)
-        if usage is not None:
-            await self.state.limits.use_tokens(caller, key.tokens, usage.total)
+        state.balancer.require_model(parsed.model)
+        state.images.check(parsed.images)
+        await state.limits.take_request(self._caller, key.requests)
+        await state.limits.check_tokens(self._caller, key.tokens)
 
-    async def _admitted(self, parsed: ParsedRequest) -> Usage | None:
-        digest = None
-        if parsed.images:
-            digest = await self._load_images(parsed)
-        if parsed.stream and self.kind != "response":
-            options = parsed.payload.setdefault("stream_options", {})
-            options["include_usage"] = True
-        if self.kind == "response":
-            parsed.payload["store"] = False
-        self.body = parsed.encode()
-        self.share.grow(len(self.body))
-        context = self.context
-        context.phase = "prefill"
-        # Never the caller's: two requests of one id would be mixed up inside the engine.
-        headers: Headers = [
-            (b"content-type", b"application/json"),
-            (b"accept", b"text/event-stream" if parsed.stream else b"application/json"),
-            (b"x-request-id", secrets.token_hex(16).encode()),
-        ]
-        traceparent = self.state.tracer.traceparent(context.span)
-        if traceparent is not None:
-            headers.append((b"traceparent", traceparent))
-        tokens = (
-            parsed.text_chars // 4
-            + _TOKENS_PER_IMAGE * len(parsed.images)
-            + parsed.choices * (parsed.max_tokens or _TOKENS_UNSAID)
-        )
-        affinity = hashlib.blake2b(parsed.prefix.encode("utf-8", "replace"), digest_size=16)
-        if digest is not None:
-            affinity = hashlib.blake2b(digest, digest_size=16)
-        return await self._at_an_engine(parsed, headers, tokens, affinity.digest())
+    async def _load_images(self, parsed: ParsedRequest) -> bytes | None:
+        """Put the images where the request names them; a digest of the first, for affinity.
 
-    async def _load_images(self, parsed: ParsedRequest) -> bytes:
-        context, metrics = self.context, self.state.metrics
+        Done before a place is taken: a slow image host holds up no other request. What could only
+        wait in a full queue afterwards is refused first.
+        """
+        if not parsed.images:
+            return None
+        context, metrics = self._context, self._state.metrics
+        self._state.queue.require_room(self._caller, self._queue_cap)
         context.phase = "images"
-        loaded = await self.state.images.load(parsed.images, self.share)
+        loaded = await self._state.images.load(parsed.images, self._share)
         parsed.place_images(loaded.urls)
         context.waited_s += loaded.fetch_s
         context.fields["images"] = len(loaded.urls)
@@ -270,118 +185,113 @@ class _Generation:
         metrics.image_pixels.inc(loaded.pixels)
         metrics.fetch.observe(loaded.fetch_s)
         metrics.decode.observe(loaded.decode_s)
-        first = loaded.urls[0]
-        return hashlib.blake2b(first[:65536].encode(), digest_size=16).digest()
-
-    async def _at_an_engine(
-        self,
-        parsed: ParsedRequest,
-        headers: Headers,
-        tokens: int,
-        affinity: bytes,
-    ) -> Usage | None:
-        """Send it to an engine; to another one if that could not even be reached."""
-        tried: set[Upstream] = set()
-        balancer = self.state.balancer
-        while True:
-            with self._waiting():
-                upstream = await balancer.choose(parsed.model, affinity, tried)
-            with balancer.working(upstream, tokens):
-                try:
-                    with self._waiting():
-                        exchange = await upstream.send(
-                            b"POST",
-                            PATHS[self.kind],
-                            headers,
-                            self.body,
-                            self.settings.routing.first_byte_timeout_s,
-                        )
-                except HTTPClientError as error:
-                    self._outcome(upstream, "unreachable", failed=True)
-                    tried.add(upstream)
-                    again = len(tried) <= self.settings.routing.retries and any(
-                        other not in tried and other.available for other in balancer.upstreams
-                    )
-                    if isinstance(error, ConnectError) and again:
-                        continue  # nothing was sent: safe
-                    raise from_transport_error(error) from None
-                # The answer may take minutes: pictures are not held for as long.
-                self.body = b""
-                parsed.forget()
-                self.share.release()
-                try:
-                    return await self._pass_on(parsed, upstream, exchange)
-                finally:
-                    exchange.close()
-
-    async def _pass_on(
-        self, parsed: ParsedRequest, upstream: Upstream, exchange: Exchange
-    ) -> Usage | None:
-        response = exchange.response
-        if response.status != 200:
-            try:
-                body = await response.body(2**20, timeout=10)
-            except HTTPClientError:
-                body = b""
-            self._outcome(upstream, "error", failed=response.status >= 500)
-            raise from_engine_error(response.status, body)
-        kind = response.header(b"content-type") or b""
-        try:
-            if kind.startswith(b"text/event-stream"):
-                usage = await self._pass_stream_on(parsed, exchange)
-            else:
-                self.context.phase = "decode"
-                usage = await relay_whole(self.kind, response, self.send)
-        except (HTTPClientError, APIError) as error:
-            self._outcome(upstream, "broken", failed=True)
-            if isinstance(error, HTTPClientError):
-                raise from_transport_error(error) from None
-            raise
-        else:
-            broken = self.stream is not None and not self.stream.done
-            self._outcome(upstream, "broken" if broken else "ok", failed=broken)
-        if usage is not None:
-            self._count_tokens(usage)
-        return usage
-
-    async def _pass_stream_on(self, parsed: ParsedRequest, exchange: Exchange) -> Usage | None:
-        self.stream = StreamState(self.kind, parsed.wants_usage)
-        self.relay = StreamRelay(
-            self.stream,
-            self.send,
-            self.settings.streams.heartbeat_s,
-            self.settings.routing.idle_timeout_s,
-            self._on_event,
-        )
-        self.context.fields["stream"] = True
-        self.state.metrics.overhead.labels(self._route).observe(self.context.overhead_s())
-        await self.relay.run(exchange.response)
-        return self.stream.usage
+        return loaded.urls[0][:65536].encode()
 
     @property
-    def _route(self) -> str:
-        return PATHS[self.kind].decode()
+    def _queue_cap(self) -> int | None:
+        own = self._key.max_queued
+        return own if own is not None else self._state.settings.admission.max_queued_per_key
+
+    @asynccontextmanager
+    async def _admitted(self) -> AsyncIterator[None]:
+        """A place in flight, waited for in turn."""
+        metrics, context = self._state.metrics, self._context
+        context.phase = "queue"
+        slot = self._state.queue.slot(
+            self._caller,
+            priority=self._key.priority,
+            cap=self._key.max_in_flight or self._state.settings.admission.max_in_flight_per_key,
+            queue_cap=self._queue_cap,
+        )
+        began = time.perf_counter()
+        entered = False
+
+        def leave_queue() -> None:
+            waited = time.perf_counter() - began
+            context.waited_s += waited
+            metrics.queued.dec()
+            metrics.queue.observe(waited)
+
+        metrics.queued.inc()
+        try:
+            async with slot:
+                entered = True
+                leave_queue()
+                metrics.in_flight.inc()
+                try:
+                    yield
+                finally:
+                    metrics.in_flight.dec()
+        finally:
+            if not entered:
+                leave_queue()
+
+    def _outgoing(self, parsed: ParsedRequest, digest: bytes | None) -> Outgoing:
+        """What the engine is sent."""
+        if self._kind == "response":
+            parsed.payload["store"] = False
+        elif parsed.stream:
+            parsed.payload.setdefault("stream_options", {})["include_usage"] = True
+        body = parsed.encode()
+        self._share.grow(len(body))
+        self._context.phase = "prefill"
+        # Never the caller's id: two requests of one id would be mixed up inside the engine.
+        headers: Headers = [
+            (b"content-type", b"application/json"),
+            (b"accept", b"text/event-stream" if parsed.stream else b"application/json"),
+            (b"x-request-id", secrets.token_hex(16).encode()),
+        ]
+        traceparent = self._state.tracer.traceparent(self._context.span)
+        if traceparent is not None:
+            headers.append((b"traceparent", traceparent))
+        tokens = (
+            parsed.text_chars // 4
+            + _TOKENS_PER_IMAGE * len(parsed.images)
+            + parsed.choices * (parsed.max_tokens or _TOKENS_UNSAID)
+        )
+        same = digest if digest is not None else parsed.prefix.encode("utf-8", "replace")
+        affinity = hashlib.blake2b(same, digest_size=16).digest()
+        return Outgoing(parsed.model, PATHS[self._kind], headers, body, tokens, affinity)
+
+    async def _pass_on(self, wants_usage: bool, answer: Answer) -> Usage | None:
+        """Relay the answer; what it used."""
+        kind = answer.response.header(b"content-type") or b""
+        if not kind.startswith(b"text/event-stream"):
+            self._context.phase = "decode"
+            return await relay_non_streaming(self._kind, answer.response, self._send)
+        state = StreamState(self._kind, wants_usage)
+        settings = self._state.settings
+        self._relay = StreamRelay(
+            state,
+            self._send,
+            settings.streams.heartbeat_s,
+            settings.routing.idle_timeout_s,
+            self._on_event,
+            self._lifetime,
+        )
+        self._context.fields["stream"] = True
+        self._state.metrics.overhead.labels(self._route).observe(self._context.overhead_s())
+        await self._relay.run(answer.response)
+        answer.broken = not state.done
+        return state.usage
 
     def _on_event(self, since_last: float | None) -> None:
         if since_last is None:
-            self.context.phase = "decode"
-            elapsed = time.perf_counter() - self.context.started
-            self.state.metrics.first_token.labels(self._route).observe(elapsed)
-            self.context.fields["ttft_ms"] = round(elapsed * 1000, 1)
+            self._context.phase = "decode"
+            elapsed = time.perf_counter() - self._context.started
+            self._state.metrics.first_token.labels(self._route).observe(elapsed)
+            self._context.fields["ttft_ms"] = round(elapsed * 1000, 1)
         else:
-            self.state.metrics.inter_token.observe(since_last)
-
-    def _outcome(self, upstream: Upstream, outcome: str, *, failed: bool) -> None:
-        self.state.metrics.upstream_requests.labels(upstream.name, outcome).inc()
-        if failed:
-            upstream.breaker.fail()
-        else:
-            upstream.breaker.succeed()
+            self._state.metrics.inter_token.observe(since_last)
 
     def _count_tokens(self, usage: Usage) -> None:
-        name = self.context.key.name
         for kind in ("prompt", "completion", "cached", "image"):
             count = getattr(usage, kind)
-            self.context.fields[f"{kind}_tokens"] = count
+            self._context.fields[f"{kind}_tokens"] = count
             if count:
-                self.state.metrics.tokens.labels(kind, name).inc(count)
+                self._state.metrics.tokens.labels(kind, self._key.name).inc(count)
+
+
+def _count_disconnect(state: GatewayState, context: RequestContext) -> None:
+    state.metrics.disconnects.labels(context.phase).inc()
+    context.fields["disconnected"] = context.phase

@@ -115,6 +115,7 @@ class Connection(asyncio.Protocol):
         self._complete = True
         self._framed = False
         self._keep_alive = False
+        self._surplus = False
         self.closed = False
         self.received_any = False
         """Whether a byte of the present exchange's answer has arrived."""
@@ -172,7 +173,12 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._fail(MalformedResponseError("the answer is no valid HTTP/1.1"))
+            if not self._complete:
+                self._fail(MalformedResponseError("the answer is not valid HTTP/1.1"))
+                return
+            self._surplus = True
+        if self._surplus:
+            self.close()  # bytes behind the answer are not the next request's
             return
         if not self._head_done and self._head_bytes > MAX_HEAD_BYTES:
             self._fail(MalformedResponseError("the answer's headers are too large"))
@@ -196,7 +202,13 @@ class Connection(asyncio.Protocol):
 
     # ------------------------------------------------------------------ httptools' callbacks
 
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._surplus = True
+
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._surplus:
+            return
         name = name.lower()
         if name in (b"content-length", b"transfer-encoding"):
             self._framed = True
@@ -204,6 +216,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
+        if self._surplus:
+            return
         if self._parser.get_status_code() < 200:
             self._headers = []
             return
@@ -212,6 +226,8 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def on_body(self, body: bytes) -> None:
+        if self._surplus:
+            return
         self._pieces.append(body)
         self._buffered += len(body)
         self._wake()
@@ -249,6 +265,7 @@ class Connection(asyncio.Protocol):
         self._headers = []
         self._head_bytes = 0
         self._head_done = self._complete = self._framed = self._keep_alive = False
+        self._surplus = False
         self.received_any = False
         head = [method, b" ", target, b" HTTP/1.1\r\n"]
         for name, value in headers:
@@ -309,6 +326,6 @@ class Connection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _fail(self, error: HTTPClientError) -> None:
-        self._error = error
+        self._error = self._error or error
         self.close()
         self._wake()

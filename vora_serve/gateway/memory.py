@@ -6,7 +6,8 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vora_serve.errors import RateLimitError
+from vora_core.errors import RateLimitError
+from vora_serve.gateway.semaphore import WeightedSemaphore
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
@@ -37,12 +38,12 @@ class Share:
         Raises:
             RateLimitError: no room.
         """
-        self._budget.take(size)
+        self._budget.acquire(size)
         self.held += size
 
     def shrink(self, size: int) -> None:
         """Give bytes back."""
-        self._budget.used -= size
+        self._budget.release(size)
         self.held -= size
 
     def release(self) -> None:
@@ -51,29 +52,36 @@ class Share:
 
 
 class MemoryBudget:
-    """Bytes held at one time by this process.
+    """Bytes held at one time by this process. Nobody waits for them: no room is a refusal.
 
     Args:
         total: The bound.
     """
 
     def __init__(self, total: int) -> None:
-        self._total = total
-        self.used = 0
+        self._bytes = WeightedSemaphore(total)
 
-    def take(self, size: int) -> None:
+    @property
+    def used(self) -> int:
+        """Bytes held."""
+        return self._bytes.held
+
+    def acquire(self, size: int) -> None:
         """Count bytes in.
 
         Raises:
             RateLimitError: no room.
         """
-        if self.used + size > self._total:
+        if not self._bytes.try_acquire(size):
             raise RateLimitError(
                 "The server holds too many large requests at the moment.",
                 code="memory_full",
                 retry_after=2,
             )
-        self.used += size
+
+    def release(self, size: int) -> None:
+        """Count bytes out."""
+        self._bytes.release(size)
 
     @contextmanager
     def share(self) -> Iterator[Share]:

@@ -1,10 +1,10 @@
-"""Passing an engine's answer on: streams as they come, whole answers with their usage rewritten."""
+"""Passing an engine's answer on: streams as they come, other answers with their usage rewritten."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -13,6 +13,7 @@ from starlette.types import Send
 from vora_serve.errors import APIError, UpstreamError
 from vora_serve.gateway.engine_errors import from_stream_error, from_transport_error
 from vora_serve.gateway.http1 import HTTPClientError, ReadTimeoutError, Response
+from vora_serve.gateway.lifetime import Lifetime
 from vora_serve.gateway.response_shape import HOLDERS, complete_event, complete_response
 from vora_serve.gateway.schemas import Kind
 from vora_serve.gateway.sse import HEARTBEAT, EventBuffer, event_data, event_name, split_events
@@ -40,8 +41,6 @@ class StreamState:
     done: bool = False
     started: bool = False
     events: int = 0
-    sending_since: float | None = field(default=None)
-    """``time.monotonic()`` when the write that is under way began; None while none is."""
 
 
 class StreamRelay:
@@ -56,6 +55,7 @@ class StreamRelay:
         heartbeat_s: Silence after which a comment line is sent; 0 for never.
         idle_timeout_s: Silence after which the engine counts as hung.
         on_event: Called for every piece with the seconds since the last one; the first has None.
+        lifetime: Is told while a write is under way.
     """
 
     def __init__(
@@ -65,19 +65,21 @@ class StreamRelay:
         heartbeat_s: float,
         idle_timeout_s: float,
         on_event: Callable[[float | None], None],
+        lifetime: Lifetime,
     ) -> None:
         self.state = state
         self._send = send
         self._heartbeat_s = heartbeat_s
         self._idle_timeout_s = idle_timeout_s
         self._on_event = on_event
+        self._lifetime = lifetime
         self._buffer = EventBuffer()
         self._last: float | None = None
 
     async def _write(self, body: bytes, more: bool = True) -> None:
-        self.state.sending_since = time.monotonic()
+        self._lifetime.sending_since = time.monotonic()
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
-        self.state.sending_since = None
+        self._lifetime.sending_since = None
 
     async def run(self, response: Response) -> None:
         """Relay until the stream's end; an engine that breaks off gives a final error event."""
@@ -211,11 +213,11 @@ def _as_openai_has_it(tree: dict[str, Any]) -> None:
         _drop_nulls(tree["usage"])
 
 
-async def relay_whole(kind: Kind, response: Response, send: Send) -> Usage | None:
-    """Pass a whole JSON answer on: its usage rewritten, without fields that have no value.
+async def relay_non_streaming(kind: Kind, response: Response, send: Send) -> Usage | None:
+    """Pass a non-streaming answer on: its usage rewritten, without fields that have no value.
 
     Raises:
-        UpstreamError: it is no JSON object.
+        UpstreamError: it is not a JSON object.
         HTTPClientError: the engine broke off.
     """
     body = await response.body(MAX_ANSWER_BYTES)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING
 
 from vora_serve.gateway.admission import FairQueue, KeyRing, RateLimits
+from vora_serve.gateway.forward import Forwarder
 from vora_serve.gateway.images import ImageLoader, Resolver
+from vora_serve.gateway.lifetime import Lifetime
 from vora_serve.gateway.memory import MemoryBudget
 from vora_serve.gateway.metrics import Metrics
 from vora_serve.gateway.settings import Settings, UpstreamSettings
 from vora_serve.gateway.tracing import Tracer
 from vora_serve.gateway.upstreams import Balancer, HealthMonitor, Upstream
-
-if TYPE_CHECKING:
-    from vora_serve.gateway.generation import _Generation
 
 
 class GatewayState:
@@ -40,8 +38,9 @@ class GatewayState:
         self.bodies = MemoryBudget(settings.server.max_body_memory_bytes)
         self._resolver = resolver
         self.balancer = Balancer(self._upstreams(settings.upstreams), settings.routing)
+        self.forwarder = Forwarder(self.balancer, settings.routing, self.metrics)
         self.monitor = HealthMonitor(self.balancer, settings.routing, self._upstream_changed)
-        self.active: set[_Generation] = set()
+        self.active: set[Lifetime] = set()
         self.draining = False
         """Not ready any more, but requests are still taken."""
         self.closing = False
@@ -98,8 +97,8 @@ class GatewayState:
 
     def cut_all(self) -> None:
         """End every request that is still going on."""
-        for generation in list(self.active):
-            generation.cut()
+        for lifetime in list(self.active):
+            lifetime.interrupt("deadline")
 
     def refresh_gauges(self) -> None:
         """Bring gauges that mirror the engines' state up to date, before they are read."""
@@ -117,5 +116,5 @@ class GatewayState:
             while True:
                 await asyncio.sleep(min(1.0, limit / 2))
                 now = time.monotonic()
-                for generation in list(self.active):
-                    generation.drop_if_stalled(now, limit)
+                for lifetime in list(self.active):
+                    lifetime.interrupt_if_stalled(now, limit)

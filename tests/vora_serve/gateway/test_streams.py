@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
 
 import httpx
 import openai
@@ -21,6 +22,10 @@ from tests.vora_serve.gateway.fake_engine import FakeEngine, ThreadServer
 from tests.vora_serve.gateway.fake_web import FakeWeb, response, serving
 from tests.vora_serve.gateway.test_attacks import silence
 from tests.vora_serve.gateway.test_chat import data_url, events
+from vora_serve.gateway.forward import Outgoing
+from vora_serve.gateway.relay import StreamState
+
+T = TypeVar("T")
 
 
 def until(condition: Callable[[], Any], within: float = 30.0) -> None:
@@ -97,6 +102,27 @@ def test_leaving_while_images_are_fetched(engine: FakeEngine, start_gateway: Sta
         assert not engine.seen
 
 
+def test_a_hundred_slow_image_hosts_keep_no_text_out(
+    engine: FakeEngine, start_gateway: Start
+) -> None:
+    """Images are fetched before a place in flight is taken."""
+    with serving(FakeWeb("127.0.0.2")) as web:
+        web.pages["/silence"] = silence
+        images = {"allow_networks": ["127.0.0.2/32"], "timeout_s": 300, "total_timeout_s": 300}
+        admission = {"max_in_flight": 2, "max_queued": 2}
+        gateway = start_gateway(engine.url, images=images, admission=admission)
+        part = {"type": "image_url", "image_url": {"url": web.url("/silence")}}
+        payload = body(False, messages=[{"role": "user", "content": [part]}])
+        with ExitStack() as stack:
+            for _ in range(100):
+                stack.enter_context(asking(gateway, payload))
+            until(lambda: web.open == 100)
+            for _ in range(5):
+                assert gateway.chat().status_code == 200
+            assert gateway.state.queue.in_flight == 0
+        until(lambda: not gateway.state.active)
+
+
 def test_an_engine_that_dies_mid_stream(gateway: LiveGateway, engine: FakeEngine) -> None:
     engine.die_after = 2
     got = events(gateway.chat(stream=True).text)
@@ -151,6 +177,12 @@ def test_a_client_that_reads_nothing_is_dropped(engine: FakeEngine, start_gatewa
     until(lambda: engine.running == 0)
 
 
+def alive(kind: type[T]) -> list[T]:
+    """All objects of a kind in this process, in which the gateway runs too."""
+    gc.collect()
+    return [thing for thing in gc.get_objects() if isinstance(thing, kind)]
+
+
 def test_backpressure(gateway: LiveGateway, engine: FakeEngine) -> None:
     """A slow reader slows the engine; the gateway does not hold the rest."""
     engine.words = ["word " * 20_000] * 400
@@ -158,9 +190,8 @@ def test_backpressure(gateway: LiveGateway, engine: FakeEngine) -> None:
         lines = answer.iter_raw()
         next(lines)
         time.sleep(0.5)
-        generation = next(iter(gateway.state.active))
-        assert generation.stream is not None
-        assert generation.stream.events < 400, "all of it was swallowed"
+        (stream,) = alive(StreamState)
+        assert 0 < stream.events < 400, "all of it was swallowed"
         total = sum(len(piece) for piece in lines)
     assert total > 30_000_000
 
@@ -222,8 +253,8 @@ def test_pictures_are_let_go_once_the_engine_answers(
     payload = body(True, messages=[{"role": "user", "content": content}])
     with asking(gateway, payload):
         until(lambda: engine.running == 1 and gateway.state.bodies.used == 0)
-        (generation,) = gateway.state.active
-        assert not generation.body
+        (outgoing,) = alive(Outgoing)
+        assert not outgoing.body
 
 
 def test_media_types(gateway: LiveGateway) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from vora_serve.gateway.images.fetch import ImageFetcher
 from vora_serve.gateway.images.resolver import Resolver, SystemResolver
 from vora_serve.gateway.images.urls import ImageURL
 from vora_serve.gateway.memory import Share
+from vora_serve.gateway.semaphore import WeightedSemaphore
 from vora_serve.gateway.settings import ImageSettings
 
 T = TypeVar("T")
@@ -43,37 +43,6 @@ class LoadedImages:
     decode_s: float = 0.0
 
 
-class _PixelBudget:
-    """Pixels being decoded at one time, all requests together; first come, first served."""
-
-    def __init__(self, pixels: int) -> None:
-        self._free = self._total = pixels
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    async def take(self, pixels: int) -> int:
-        pixels = min(pixels, self._total)
-        if not self._waiting and self._free >= pixels:
-            self._free -= pixels
-            return pixels
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((pixels, turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.give(pixels)  # it had just been granted
-            raise
-        return pixels
-
-    def give(self, pixels: int) -> None:
-        self._free += pixels
-        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._free):
-            wanted, turn = self._waiting.popleft()
-            if not turn.done():
-                self._free -= wanted
-                turn.set_result(None)
-
-
 class ImageLoader:
     """Turns the images that a request names into clean ``data:`` URLs.
 
@@ -89,7 +58,7 @@ class ImageLoader:
         self._limits = DecodeLimits(
             settings.max_pixels, settings.min_side_pixels, settings.max_aspect_ratio
         )
-        self._pixels = _PixelBudget(settings.decode_memory_pixels)
+        self._pixels = WeightedSemaphore(settings.decode_memory_pixels)
         cache = settings.cache
         self._cache = ImageCache(cache.max_bytes, cache.ttl_s) if cache.enabled else None
 
@@ -208,7 +177,8 @@ class ImageLoader:
     async def _decode(self, content: bytes, budget: int | None) -> NormalisedImage:
         limits = self._limits
         _, width, height = await self._in_thread(lambda: inspect(content, limits))
-        taken = await self._pixels.take(width * height)
+        taken = min(width * height, self._pixels.capacity)  # a larger image is decoded alone
+        await self._pixels.acquire(taken)
         work = asyncio.get_running_loop().run_in_executor(
             self._threads,
             lambda: normalise(
@@ -220,7 +190,7 @@ class ImageLoader:
         return await asyncio.shield(work)
 
     def _decoded(self, done: asyncio.Future[NormalisedImage], taken: int) -> None:
-        self._pixels.give(taken)
+        self._pixels.release(taken)
         if not done.cancelled():
             done.exception()  # retrieved, whether or not somebody still waits
 

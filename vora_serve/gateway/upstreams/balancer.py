@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +29,7 @@ class Balancer:
     def __init__(self, upstreams: Sequence[Upstream], routing: RoutingSettings) -> None:
         self.upstreams = list(upstreams)
         self._routing = routing
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._changed = asyncio.Event()
 
     def models(self) -> dict[str, dict[str, Any]]:
         """Model cards by id, of all engines that have been up."""
@@ -93,14 +92,7 @@ class Balancer:
             upstream = self._choose(model, affinity, exclude)
             if upstream is not None:
                 return upstream
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self.wake()
-                raise
+            await self._changed.wait()
 
     @contextmanager
     def working(self, upstream: Upstream, tokens: int) -> Iterator[None]:
@@ -113,23 +105,12 @@ class Balancer:
         finally:
             upstream.in_flight -= 1
             upstream.outstanding_tokens -= tokens
-            # With several engines the room may be of no use to the first in line.
-            self.wake() if len(self.upstreams) == 1 else self.wake_all()
+            self.wake()
 
     def wake(self) -> None:
-        """Let one waiting request look again."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-
-    def wake_all(self) -> None:
-        """Engines came or went: everyone looks again."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+        """Engines came, went or have room: all that wait look again, in order of arrival."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def replace(self, upstreams: Sequence[Upstream]) -> None:
         """Engines as a reloaded configuration has them; removed ones finish what they have."""
@@ -138,7 +119,7 @@ class Balancer:
                 old.draining = True
                 old.pool.retire()
         self.upstreams = list(upstreams)
-        self.wake_all()
+        self.wake()
 
 
 def _shown(model: str) -> str:

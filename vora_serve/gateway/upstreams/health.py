@@ -55,7 +55,7 @@ class HealthMonitor:
             logger.warning("engine %s is %s", upstream.name, "up" if after else "down")
             if self._on_change is not None:
                 self._on_change(upstream)
-            self._balancer.wake_all()
+            self._balancer.wake()
 
     async def _run(self) -> None:
         while True:
