@@ -10,7 +10,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test lint format types test-slow test-deepspeed test-deploy test-playground test-examples test-engine test-gpu loadtest clean distclean
+.PHONY: help demo setup refresh-pins test lint format types test-slow test-deepspeed test-deploy test-playground test-examples test-engine test-gpu loadtest clean distclean
 
 PYTHON ?=
 DEVICE ?= auto
@@ -40,6 +40,10 @@ demo: ## set everything up and serve the demo model on http://127.0.0.1:8000 unt
 
 setup: ## set up .venv for development, and no more
 	@$(INSTALL) dev
+
+refresh-pins: ## pin the newest releases that fit, install them, run the tests
+	docker/requirements/refresh.sh
+	$(MAKE) test
 
 lint: setup ## ruff (rules and format)
 	$(BIN)/ruff check .

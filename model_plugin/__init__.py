@@ -19,6 +19,7 @@ from model_plugin.errors import (
     VoRAError,
 )
 from model_plugin.images import IMAGE_TOKEN, ImageSettings
+from vora_core import __version__
 
 if TYPE_CHECKING:
     from model_plugin.model import VoRAForCausalLM
@@ -37,6 +38,7 @@ __all__ = [
     "VoRAForCausalLM",
     "VoRAImageProcessor",
     "VoRAProcessor",
+    "__version__",
     "register",
 ]
 

@@ -5,3 +5,6 @@ versions. Nothing here imports torch, transformers or vLLM, and nothing here imp
 of this project. It is a package of its own because ``import model_plugin`` has to teach
 transformers' Auto classes VoRA, which needs transformers.
 """
+
+__version__ = "0.1.0"
+"""Of the whole distribution."""

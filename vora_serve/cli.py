@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vora_serve import __version__
 from vora_serve.command import App
 from vora_serve.errors import ConfigurationError, VoRAServeError
 
@@ -37,6 +38,24 @@ _PASS_ON = {
 
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        _say(f"vora-serve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 _SERVE_EXAMPLES = """Examples:

