@@ -304,6 +304,13 @@ _delegate("explain", "vora_serve.explain.cli", False, "Show where a model looks 
 _delegate("demo", "vora_serve.demo.cli", True, "Train and look at the demo model.")
 
 
+@app.command("loadtest", context_settings=_PASS_ON)
+def run_loadtest(context: typer.Context) -> None:
+    """Measure servers under load, in pairs."""
+    # A process of its own: the load test knows servers only by HTTP, and nothing here imports it.
+    os.execv(sys.executable, [sys.executable, "-m", "loadtest", *context.args])
+
+
 def main() -> None:
     """The console script: one sentence and an exit code instead of a traceback."""
     try:

@@ -125,7 +125,7 @@ def _packages() -> Iterator[Finding]:
             listed = ", ".join(f"{name} {_version(name)}" for name in names)
             yield Finding("ok", f"{purpose}: {listed}")
     points = metadata.entry_points(group="vllm.general_plugins")
-    if any(point.value == "model_plugin:register" for point in points):
+    if any(point.value == "vora_serve.plugin:register" for point in points):
         yield Finding("ok", "the VoRA plugin is registered with vLLM")
     else:
         yield Finding(

@@ -13,11 +13,12 @@ import pytest
 import typer
 import yaml
 
+from hatch_build import PACKAGES
 from loadtest.cli import parser
-from loadtest.errors import UsageError
 from loadtest.settings import load_settings as load_run
 from tests.deploy import compose, dockerfile, kubernetes
 from tests.deploy.tools import LIMIT_S, ask_vllm, run, tool
+from vora_core.errors import ConfigError
 from vora_serve.cli import app
 from vora_serve.engine.launch import safe_flags
 from vora_serve.gateway import create_app
@@ -206,7 +207,7 @@ def test_download_flags() -> None:
 def test_the_load_test(tmp_path: Path) -> None:
     """Its command, by its own parser; its run files, by its own reading, for services there are."""
     stage = dockerfile.targets()["loadtest"]
-    assert stage.entrypoint == ["python", "-m", "loadtest"]
+    assert stage.entrypoint == ["vora-serve", "loadtest"]
     for environment in compose.ENVIRONMENTS:
         env = compose.env_of(environment)
         running = compose.services(env, ("loadtest", "baseline"))
@@ -232,14 +233,16 @@ def test_the_load_test(tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     text = (compose.DEPLOY / "loadtest" / "gateway.yaml").read_text()
     broken.write_text(text.replace("kind: url", "knid: url"))
-    with pytest.raises(UsageError):
+    with pytest.raises(ConfigError):
         load_run(broken)
 
 
 def test_the_twin_on_cpu_starts_a_program_that_there_is() -> None:
     python, flag, module = SERVICES["engine-baseline-cpu"]["entrypoint"]
     assert (python, flag) == ("python", "-m")
-    assert find_spec(module) is not None
+    top, _, rest = module.partition(".")
+    (package,) = (name for name, own in PACKAGES.items() if own == top)  # as the wheel calls it
+    assert find_spec(f"{package}.{rest}") is not None
 
 
 def test_prometheus_scrapes_services_that_exist() -> None:

@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from hatch_build import PACKAGES
 from tests.deploy import dockerfile
 from tests.deploy.compose import DEPLOY, ROOT, read_env
 from tests.deploy.tools import run, tool
@@ -100,6 +101,12 @@ def copied() -> list[str]:
         if word == "COPY" and not text.startswith("--from"):
             result += text.split()[:-1]
     return result
+
+
+def test_the_wheel_is_built_from_all_it_needs() -> None:
+    stage = str(STAGES["wheel"].instructions)
+    for source in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "NOTICE", *PACKAGES):
+        assert source in stage
 
 
 @pytest.mark.parametrize("source", copied())
