@@ -162,8 +162,8 @@ def segments(folder: Path) -> None:
 def patches(folder: Path) -> None:
     """A picture at native resolution, at two bounds on its pixels, and padded to a square."""
     from model_plugin.images import ImageSettings
-    from vora_serve.demo.scenes import random_scene, render
     from vora_serve.explain.look import served_picture
+    from vora_serve.world.scenes import random_scene, render
 
     picture = render(random_scene(11, "test", 0))
     small = ImageSettings("native", 8, 1, min_pixels=2304, max_pixels=4608)
@@ -197,10 +197,10 @@ def seeing(folder: Path) -> None:
     """Attention of the demo model's answer, layer by layer."""
     import torch
 
-    from vora_serve.demo.scenes import random_scene, render
     from vora_serve.explain import Explainer
     from vora_serve.explain.draw import overlay, sheet
     from vora_serve.explain.look import served_picture
+    from vora_serve.world.scenes import random_scene, render
 
     explainer = Explainer(ROOT / "vora_serve" / "demo" / "checkpoint", dtype=torch.float32)
     picture = render(random_scene(11, "test", 0))

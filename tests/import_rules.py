@@ -27,6 +27,9 @@ RULES = (
     Rule("vora_serve", ("loadtest", "tests")),
     Rule("vora_serve.gateway", ("torch", "vllm", "transformers", "model_plugin")),
     Rule("vora_serve.gateway", ("vora_serve.training",)),
+    Rule("vora_serve.world", ("torch", "transformers", "model_plugin", "vora_serve.demo")),
+    Rule("vora_serve.world", ("vora_serve.evaluation", "vora_serve.training")),
+    Rule("vora_serve.evaluation", ("vora_serve.demo",)),
     Rule("model_plugin", ("vllm",), but=("model_plugin.engine",)),
     Rule("vora_serve", ("vllm",), but=("vora_serve.engine",)),
     Rule("vora_core", ("numba",), but=("vora_core.bicubic_loops",)),
@@ -102,6 +105,53 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
             private = part.startswith("_") and not part.startswith("__")
             if private and not below(module, _package_of(".".join(parts[:at]))):
                 found.append(f"{module}:{line} imports {target}, private to its package")
+    return found
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Module to the modules of this project that it imports, wherever in its source it does.
+
+    A package counts as what its ``__init__.py`` imports. Importing a name from a package, or a
+    submodule of it, is not an import of the package itself: Python runs ``__init__.py`` first, but
+    no module depends on more of it than the name that it asks for.
+    """
+    files = {module_name(path): path for path in sources()}
+    graph: dict[str, set[str]] = {}
+    for module, path in files.items():
+        graph[module] = set()
+        for _, target in imports(path.read_text(), module, path.name == "__init__.py"):
+            while target and target not in files:
+                target = target.rpartition(".")[0]
+            if target and target != module and not below(module, target):
+                graph[module].add(target)
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or through others (Tarjan)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        order[module] = low[module] = len(order)
+        stack.append(module)
+        for target in sorted(graph[module]):
+            if target not in order:
+                visit(target)
+                low[module] = min(low[module], low[target])
+            elif target in stack:
+                low[module] = min(low[module], order[target])
+        if low[module] == order[module]:
+            group = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in sorted(graph):
+        if module not in order:
+            visit(module)
     return found
 
 

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 import vora_serve.demo
 from tests.vora_serve.gateway.real_engine import Served, serving
-from vora_serve.demo.questions import scene_caption
-from vora_serve.demo.scenes import random_scene, render
-from vora_serve.demo.suite import Item, build_suite, is_right
 from vora_serve.evaluation.cli import app
+from vora_serve.world.questions import scene_caption
+from vora_serve.world.scenes import random_scene, render
+from vora_serve.world.suite import Item, build_suite, is_right
 
 pytestmark = pytest.mark.engine
 

@@ -28,12 +28,12 @@ from PIL import Image
 from model_plugin import VoRAConfig, VoRAForCausalLM, VoRAImageProcessor, VoRAProcessor
 from model_plugin.images import ImageSettings
 from vora_serve.demo.language import llm_config, train_tokenizer
-from vora_serve.demo.questions import scene_caption, scene_questions
 from vora_serve.demo.recipe import TeacherRecipe
-from vora_serve.demo.scenes import Split, random_scene, render
 from vora_serve.demo.teacher import train_teacher
 from vora_serve.training import FinetuneRecipe, Optimisation, finetune
 from vora_serve.training.data_recipe import Data, Source
+from vora_serve.world.questions import scene_caption, scene_questions
+from vora_serve.world.scenes import Split, random_scene, render
 
 SEED = 5
 IMAGE_SIZE, PATCH = 48, 8

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 logger = init_logger(__name__)
 
+#: Tokenizer and renderer mode: an ordinary tokenizer, chat rendering that keeps text text.
+TOKENIZER_MODE = "vora"
 SCHEDULER = "model_plugin.engine.scheduler.make_scheduler"
 #: Speculative decoding that needs no second model: a draft model would see no images.
 SPECULATIVE_METHODS = ("ngram", "ngram_gpu")
@@ -33,7 +35,6 @@ class VoRAEngineConfig(VerifyAndUpdateConfig):
         """
         from vllm.tokenizers.registry import cached_tokenizer_from_config
 
-        from model_plugin.engine.registration import TOKENIZER_MODE
         from model_plugin.processor import image_token_id
 
         config = _vora_config(model_config)

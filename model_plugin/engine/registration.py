@@ -7,8 +7,6 @@ is imported before it is used.
 from model_plugin.engine.compat import mark_cpu_build, require_vllm
 
 ARCHITECTURE = "VoRAForCausalLM"
-#: Tokenizer and renderer mode: an ordinary tokenizer, chat rendering that keeps text text.
-TOKENIZER_MODE = "vora"
 
 _registered = False
 
@@ -31,7 +29,7 @@ def register() -> None:
     from vllm.tokenizers.registry import TokenizerRegistry
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
-    from model_plugin.engine.config_hook import VoRAEngineConfig
+    from model_plugin.engine.config_hook import TOKENIZER_MODE, VoRAEngineConfig
 
     ModelRegistry.register_model(
         ARCHITECTURE, "model_plugin.engine.model:VoRAForConditionalGeneration"

@@ -25,7 +25,7 @@ from PIL import Image
 from tests.playground.conftest import DEMO, modules, node
 from tests.playground.engine import running_engine
 from tests.playground.test_browser import NUMBERS, gateway
-from vora_serve.demo.scenes import random_scene, render
+from vora_serve.world.scenes import random_scene, render
 
 __all__ = ["modules", "node"]
 pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.timeout(1800)]

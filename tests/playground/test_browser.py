@@ -26,10 +26,10 @@ import pytest
 from tests.playground.conftest import DEMO, HERE
 from tests.playground.engine import running_engine, running_explainer
 from tests.vora_serve.gateway.fake_engine import FakeEngine, ThreadServer, running
-from vora_serve.demo.digits import random_digit
-from vora_serve.demo.scenes import random_scene, render
 from vora_serve.gateway import create_app, load_settings
 from vora_serve.gateway.admission import hash_key
+from vora_serve.world.digits import random_digit
+from vora_serve.world.scenes import random_scene, render
 
 # Generous: a browser, an engine and a model to look into share what may be two busy cores.
 pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.timeout(1800)]

@@ -52,9 +52,9 @@ def picture(
     digit: Annotated[bool, typer.Option(help="A handwritten digit instead of shapes.")] = False,
 ) -> None:
     """Draw a held-out picture of the demo's world, to try the model on, and say what it shows."""
-    from vora_serve.demo.digits import random_digit
-    from vora_serve.demo.questions import digit_caption, scene_caption
-    from vora_serve.demo.scenes import random_scene, render
+    from vora_serve.world.digits import random_digit
+    from vora_serve.world.questions import digit_caption, scene_caption
+    from vora_serve.world.scenes import random_scene, render
 
     if digit:
         drawn = random_digit(seed, "test", 0)

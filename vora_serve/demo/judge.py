@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from model_plugin import VoRAForCausalLM, VoRAProcessor
-from vora_serve.demo.suite import Item
 from vora_serve.training.data import IGNORE, Sample, Tokeniser, collate
+from vora_serve.world.suite import Item
 
 
 @torch.no_grad()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vora_serve.demo.questions import Family
 from vora_serve.training.recipe import FinetuneRecipe, Optimisation, PretrainRecipe, read_recipe
+from vora_serve.world.questions import Family
 
 RECIPE_FILE = Path(__file__).with_name("recipe.yaml")
 

@@ -18,8 +18,8 @@ from transformers import __version__ as transformers_version
 from model_plugin import VoRAForCausalLM, VoRAProcessor
 from vora_serve.demo.judge import judge_items
 from vora_serve.demo.recipe import DemoRecipe
-from vora_serve.demo.suite import SUITE_SEED, build_suite
 from vora_serve.evaluation import Row, draw_table, summarise
+from vora_serve.world.suite import SUITE_SEED, build_suite
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from vora_serve.demo.digits import random_digit
-from vora_serve.demo.questions import (
+from vora_serve.training import Sample
+from vora_serve.world.digits import random_digit
+from vora_serve.world.questions import (
     Family,
     Question,
     describe_request,
@@ -17,8 +18,7 @@ from vora_serve.demo.questions import (
     scene_caption,
     scene_questions,
 )
-from vora_serve.demo.scenes import Split, random_scene, render
-from vora_serve.training import Sample
+from vora_serve.world.scenes import Split, random_scene, render
 
 #: What people say that has nothing to do with a picture.
 SMALL_TALK = (

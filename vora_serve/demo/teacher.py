@@ -22,10 +22,10 @@ from tqdm import tqdm
 from transformers import Aimv2VisionConfig, Aimv2VisionModel
 
 from model_plugin.images import ImageSettings, preprocess
-from vora_serve.demo.digits import DigitPicture, random_digit
 from vora_serve.demo.recipe import TeacherRecipe
-from vora_serve.demo.scenes import COLOURS, SHAPES, Scene, Split, coverage, random_scene, render
 from vora_serve.training.optim import make_optimizers, make_schedule
+from vora_serve.world.digits import DigitPicture, random_digit
+from vora_serve.world.scenes import COLOURS, SHAPES, Scene, Split, coverage, random_scene, render
 
 _COLOUR_NAMES = tuple(COLOURS)
 #: Every n-th picture is a digit.

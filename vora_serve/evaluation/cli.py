@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from vora_core import typed_yaml
 from vora_serve.command import App
-from vora_serve.demo.suite import SUITE_SEED, Item, build_suite, is_right
 from vora_serve.errors import ConfigurationError
 from vora_serve.evaluation.client import Endpoint, Picture, ask_all
 from vora_serve.evaluation.files import Question, judge, read_suite, score
@@ -25,6 +24,7 @@ from vora_serve.evaluation.recipe import (
     parse_evaluation,
 )
 from vora_serve.evaluation.table import draw_scores, draw_table, summarise
+from vora_serve.world.suite import SUITE_SEED, Item, build_suite, is_right
 
 app = App(add_completion=False)
 _DEMO_LIMIT = 300

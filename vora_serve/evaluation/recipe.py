@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vora_core import typed_yaml
-from vora_serve.demo.suite import SUITE_SEED
+from vora_serve.world.suite import SUITE_SEED
 
 
 class _Strict(BaseModel):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vora_serve.demo.scenes import random_scene, render
+from vora_serve.world.scenes import random_scene, render
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -6,9 +6,9 @@ from collections import Counter
 
 import numpy as np
 
-from vora_serve.demo.questions import Question, scene_questions
 from vora_serve.demo.samples import Pictures, by_weight, only_seen
-from vora_serve.demo.scenes import random_scene
+from vora_serve.world.questions import Question, scene_questions
+from vora_serve.world.scenes import random_scene
 
 
 def test_weights_decide_what_is_asked_first_and_lose_nothing() -> None:

@@ -10,9 +10,7 @@ import pytest
 import torch
 
 from model_plugin.images import ImageSettings
-from vora_serve.demo.digits import random_digit
 from vora_serve.demo.recipe import TeacherRecipe
-from vora_serve.demo.scenes import COLOURS, SHAPES, Scene, Thing, random_scene
 from vora_serve.demo.teacher import (
     LabelledPictures,
     digit_labels,
@@ -21,6 +19,8 @@ from vora_serve.demo.teacher import (
     train_teacher,
 )
 from vora_serve.training import Optimisation
+from vora_serve.world.digits import random_digit
+from vora_serve.world.scenes import COLOURS, SHAPES, Scene, Thing, random_scene
 
 GRID = 8
 SETTINGS = ImageSettings(resolution="fixed", patch_size=8, image_size=64, resize_edge=64)

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vora_serve.demo.suite import ANSWERS, GROUPS, build_suite
 from vora_serve.errors import ConfigurationError
 from vora_serve.evaluation import Endpoint, ask_all, draw_table, summarise
 from vora_serve.evaluation.cli import evaluate
 from vora_serve.evaluation.client import EvaluationError
+from vora_serve.world.suite import ANSWERS, GROUPS, build_suite
 
 Answer = Callable[[dict[str, Any]], tuple[int, bytes]]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vora_serve.demo import scenes
-from vora_serve.demo.scenes import (
+from vora_serve.world import scenes
+from vora_serve.world.scenes import (
     BACKGROUNDS,
     COLOURS,
     SHAPES,

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from vora_serve.demo.scenes import Split, draw_background, random_background, random_size, stream
+from vora_serve.world.scenes import Split, draw_background, random_background, random_size, stream
 
 _SPLIT_SEED = 20240607
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from vora_serve.demo.digits import digit_indices, random_digit
+from vora_serve.world.digits import digit_indices, random_digit
 
 
 def test_splits_share_nothing_and_leave_nothing_out() -> None:

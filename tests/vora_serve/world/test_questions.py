@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vora_serve.demo.questions import (
+from vora_serve.world.questions import (
     CHANCE,
     FAMILIES,
     Question,
@@ -16,8 +16,8 @@ from vora_serve.demo.questions import (
     scene_caption,
     scene_questions,
 )
-from vora_serve.demo.scenes import COLOURS, SHAPES, Scene, Thing, random_scene
-from vora_serve.demo.suite import ANSWERS, GROUPS, build_suite, is_right
+from vora_serve.world.scenes import COLOURS, SHAPES, Scene, Thing, random_scene
+from vora_serve.world.suite import ANSWERS, GROUPS, build_suite, is_right
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 

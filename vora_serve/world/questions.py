@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from vora_serve.demo.scenes import COLOURS, SHAPES, Scene, Thing
+from vora_serve.world.scenes import COLOURS, SHAPES, Scene, Thing
 
 Family = Literal["colour", "shape", "count", "place", "digit"]
 FAMILIES: tuple[Family, ...] = ("colour", "shape", "count", "place", "digit")

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from vora_serve.demo.digits import random_digit
-from vora_serve.demo.questions import (
+from vora_serve.world.digits import random_digit
+from vora_serve.world.questions import (
     CHANCE,
     FAMILIES,
     NUMBERS,
@@ -23,7 +23,7 @@ from vora_serve.demo.questions import (
     digit_questions,
     scene_questions,
 )
-from vora_serve.demo.scenes import COLOURS, SHAPES, blank_like, random_scene, render
+from vora_serve.world.scenes import COLOURS, SHAPES, blank_like, random_scene, render
 
 SUITE_SEED = 20_011
 #: Groups of questions that are counted apart: the families, and what is asked of a single shape.
