@@ -2,7 +2,7 @@
 
     python docs/first_run.py [--port 8000] [--out docs/measurements/first-run.md]
 
-What is timed is what the README says, nothing else: clone, `make demo`, a picture, an answer. What
+What is timed is what the README says, nothing else: clone, `make demo`, an image, an answer. What
 pip has in its cache is used, as it would be for a user; the result says how much of that there was.
 """
 
@@ -98,8 +98,8 @@ def main() -> None:
         walk.done("`git clone`")
         process = serve(walk, clone, arguments.port)
         try:
-            shown = run(clone, ".venv/bin/vora-serve", "demo", "picture", "scene.png")
-            walk.done("`vora-serve demo picture scene.png`", shown)
+            shown = run(clone, ".venv/bin/vora-serve", "demo", "image", "scene.png")
+            walk.done("`vora-serve demo image scene.png`", shown)
             url = f"http://127.0.0.1:{arguments.port}"
             options = ["--base-url", url, "--image", "scene.png"]
             said = run(clone, ".venv/bin/vora-serve", "chat", *options, QUESTION)
@@ -114,7 +114,7 @@ def main() -> None:
         "",
         f"`python docs/first_run.py`, {datetime.date.today()}, commit {commit}; Python "
         f"{platform.python_version()}, {os.cpu_count()} cores; load average {before:.1f} before, "
-        f"{os.getloadavg()[0]:.1f} after. pip used what its cache and its index had.",
+        f"{os.getloadavg()[0]:.1f} after. pip used its cache and its index.",
         "",
         "| Step | Seconds | It said |",
         "| --- | ---: | --- |",

@@ -111,6 +111,8 @@ def command_line() -> str:
             lines.extend(["", "| Option | Meaning |", "| --- | --- |"])
             lines.extend(f"| {a.replace('|', chr(92) + '|')} | {escape(b)} |" for a, b in rows)
         for child_name, child in getattr(command, "commands", {}).items():
+            if child.hidden:
+                continue  # an old name
             describe(child, f"{name} {child_name}", min(level + 1, 4))
 
     main = get_command(app)

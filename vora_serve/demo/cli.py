@@ -1,4 +1,4 @@
-"""``vora-serve demo``: train the demo model, and look at its world."""
+"""``vora-serve demo``: train the demo model, and draw images of its world."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ import typer
 from vora_serve.command import App
 from vora_serve.errors import ConfigurationError
 
-app = App(help="Train and look at the demo model.", no_args_is_help=True)
+app = App(help="Train the demo model, or draw an image for it.", no_args_is_help=True)
 
 
-@app.command()
+@app.command(needs="train")
 def train(
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes to the recipe: key=value, dots nest.")
+        list[str] | None,
+        typer.Argument(help="Changes to the recipe: key=value; dots separate nested keys."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="The recipe, a YAML file; the demo's own by default.")
+        Path | None, typer.Option(help="Recipe (YAML file) [the demo's own].")
     ] = None,
-    run: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
-    processes: Annotated[
-        int, typer.Option(min=1, help="Processes that share the training of VoRA itself.")
-    ] = 2,
+    run: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/demo"),
+    processes: Annotated[int, typer.Option(min=1, help="Processes for training VoRA itself.")] = 2,
     fresh: Annotated[
-        bool, typer.Option(help="Begin anew instead of going on with the run in the folder.")
+        bool, typer.Option(help="Start over instead of resuming the run in the folder.")
     ] = False,
 ) -> None:
     """Train tokenizer, LLM and teacher, pretrain, merge, fine-tune, export, and write a report."""
@@ -45,25 +44,25 @@ def train(
     sys.stdout.write(f"\nThe model is in {out}.\n")
 
 
-@app.command()
-def picture(
-    file: Annotated[Path, typer.Argument(help="The picture to write, PNG.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of the picture.")] = 7,
-    digit: Annotated[bool, typer.Option(help="A handwritten digit instead of shapes.")] = False,
+@app.command("image", formerly="picture")
+def draw_image(
+    file: Annotated[Path, typer.Argument(help="PNG file to write.")],
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the image.")] = 7,
+    digit: Annotated[bool, typer.Option(help="Draw a handwritten digit, not shapes.")] = False,
 ) -> None:
-    """Draw a held-out picture of the demo's world, to try the model on, and say what it shows."""
+    """Draw a held-out image of the demo's world, and describe it."""
     from vora_serve.world.digits import random_digit
     from vora_serve.world.questions import digit_caption, scene_caption
     from vora_serve.world.scenes import random_scene, render
 
     if digit:
         drawn = random_digit(seed, "test", 0)
-        image, shows = drawn.picture, digit_caption(drawn.digit)
+        image, caption = drawn.picture, digit_caption(drawn.digit)
     else:
         scene = random_scene(seed, "test", 0)
-        image, shows = render(scene), scene_caption(scene)
+        image, caption = render(scene), scene_caption(scene)
     try:
         image.save(file, "PNG")
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be written: {error.strerror}.") from error
-    sys.stdout.write(f"{file}: {shows}\n")
+    sys.stdout.write(f"{file}: {caption}\n")

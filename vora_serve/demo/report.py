@@ -139,7 +139,7 @@ Trained from nothing by `vora-serve demo train` with the `recipe.yaml` beside th
 ## Answers to held-out questions
 
 {recipe.held_out} questions of each group about scenes of seed {SUITE_SEED} of the test split,
-which training never draws from, and digits of scikit-learn's set that training does not see. Greedy
+which training never draws from, and digits of the data set that training does not see. Greedy
 decoding, native resolution. An answer counts when it is exactly the expected word.
 
 {draw_table(rows)}

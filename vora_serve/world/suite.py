@@ -1,7 +1,7 @@
 """Held-out questions about the demo's world, balanced so that guessing stays at chance.
 
 Scenes come from the test split's random streams, which training never draws from, and digits from
-the part of scikit-learn's set that training never sees. Needs numpy, Pillow and scikit-learn only.
+the part of the data set that training never sees. Needs only numpy and Pillow.
 """
 
 from __future__ import annotations

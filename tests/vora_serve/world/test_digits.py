@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
-from vora_serve.world.digits import digit_indices, random_digit
+from vora_serve.world.digits import _FILE, digit_indices, random_digit
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Images (1797, 8, 8) and targets (1797,), as the file has them."""
+    with np.load(_FILE) as data:
+        return data["images"], data["targets"]
+
+
+def test_the_data_are_scikit_learns(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    theirs = datasets.load_digits()
+    np.testing.assert_array_equal(digits[0], theirs.images)
+    np.testing.assert_array_equal(digits[1], theirs.target)
 
 
 def test_splits_share_nothing_and_leave_nothing_out() -> None:
@@ -15,20 +28,20 @@ def test_splits_share_nothing_and_leave_nothing_out() -> None:
     assert len(parts[2]) > 300
 
 
-def test_no_test_image_equals_a_training_image() -> None:
-    images = load_digits().images
+def test_no_test_image_equals_a_training_image(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    images = digits[0]
     train = {images[row].tobytes() for row in digit_indices("train")}
     assert not any(images[row].tobytes() in train for row in digit_indices("test"))
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_samples_come_from_their_split(split: str) -> None:
-    data = load_digits()
-    rows = {data.images[row].tobytes(): data.target[row] for row in digit_indices(split)}  # type: ignore[arg-type]
+def test_samples_come_from_their_split(split: str, digits: tuple[np.ndarray, np.ndarray]) -> None:
+    images, targets = digits
+    rows = {images[row].tobytes(): targets[row] for row in digit_indices(split)}  # type: ignore[arg-type]
     seen = set()
     for index in range(60):
         drawn = random_digit(0, split, index)  # type: ignore[arg-type]
-        key = np.round(drawn.sample * 16).astype(float).tobytes()
+        key = np.round(drawn.sample * 16).astype(np.uint8).tobytes()
         assert rows[key] == drawn.digit
         seen.add(drawn.digit)
     assert seen == set(range(10))
