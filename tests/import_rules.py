@@ -30,6 +30,8 @@ RULES = (
     Rule("vora_serve.world", ("torch", "transformers", "model_plugin", "vora_serve.demo")),
     Rule("vora_serve.world", ("vora_serve.evaluation", "vora_serve.training")),
     Rule("vora_serve.evaluation", ("vora_serve.demo",)),
+    Rule("vora_serve.demo", ("vora_serve.evaluation",)),
+    Rule("vora_serve.training", ("vora_serve.demo", "vora_serve.evaluation")),
     Rule("model_plugin", ("vllm",), but=("model_plugin.engine",)),
     Rule("vora_serve", ("vllm",), but=("vora_serve.engine",)),
     Rule("vora_core", ("numba",), but=("vora_core.bicubic_loops",)),

@@ -33,7 +33,7 @@ from vora_serve.training import Distillation, Optimisation, PretrainRecipe, Teac
 from vora_serve.training.data import Tokeniser
 from vora_serve.training.data_recipe import Data, Source
 from vora_serve.training.features import FeatureCache
-from vora_serve.training.feed import HeldOutSet
+from vora_serve.training.held_out import HeldOutSet
 
 ATTENTIONS = ("causal", "bidirectional")
 MODES = ("none", "last-block", "block-wise")

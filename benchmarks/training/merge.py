@@ -30,7 +30,7 @@ from model_plugin.export import export_checkpoint
 from vora_core.geometry import ImageSettings
 from vora_core.layout import LINEAR_LAYERS, LORA_A, LORA_B
 from vora_serve.demo.language import train_tokenizer
-from vora_serve.training.shapes import known_shape
+from vora_serve.training.parts import known_shape
 
 _POOL = 1 << 22
 
@@ -90,7 +90,7 @@ def check(source: Path, merged: Path) -> float:
     worst = 0.0
     for layer in ("0.mlp.down_proj", "1.self_attn.k_proj", "0.self_attn.o_proj"):
         name = f"llm.model.layers.{layer}"
-        middle = two.checkpoint.shapes[name + ".weight"][0] // 2
+        middle = two.shapes[name + ".weight"][0] // 2
         rows = range(middle, middle + 16)
         factors = one.read(name + LORA_B, rows).double() @ one.read(name + LORA_A).double()
         wanted = one.read(name + ".weight", rows).double() + factors

@@ -16,9 +16,9 @@ import yaml
 from transformers import __version__ as transformers_version
 
 from model_plugin import VoRAForCausalLM, VoRAProcessor
-from vora_serve.demo.judge import judge_items
+from vora_serve.accuracy import Row, draw_table, summarise
+from vora_serve.demo.evaluate import evaluate_items
 from vora_serve.demo.recipe import DemoRecipe
-from vora_serve.evaluation import Row, draw_table, summarise
 from vora_serve.world.suite import SUITE_SEED, build_suite
 
 matplotlib.use("Agg")
@@ -47,8 +47,8 @@ def write_report(recipe: DemoRecipe, run: Path, checkpoint: Path) -> list[Row]:
     model = VoRAForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     processor = VoRAProcessor.from_pretrained(checkpoint)
     items = build_suite(recipe.held_out)
-    right = judge_items(model, processor, items)
-    blank = judge_items(model, processor, [item.blank() for item in items])
+    right = evaluate_items(model, processor, items)
+    blank = evaluate_items(model, processor, [item.blank() for item in items])
     rows = summarise([(item.group, item.chance) for item in items], right, blank)
     times = json.loads((run / "times.json").read_text(encoding="utf-8"))
     metrics = {

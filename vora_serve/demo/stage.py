@@ -12,14 +12,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-import transformers
 import yaml
 
 from model_plugin import VoRAError
-from vora_serve.demo.recipe import DemoRecipe, read_demo_recipe
+from vora_serve.demo.recipe import DemoRecipe
 
-_RECIPE_FILE = "recipe.yaml"
+#: The recipe of a run, in its folder.
+RUN_RECIPE = "recipe.yaml"
+_WORKER = "vora_serve.demo.worker"
 
 
 class StageError(VoRAError, RuntimeError):
@@ -30,7 +30,7 @@ def run_stages(stages: list[str], recipe: DemoRecipe, run: Path) -> None:
     """Run stages that do not need each other at the same time, each in a process of its own.
 
     Args:
-        stages: names of stages, as in :func:`main`.
+        stages: names of stages, as in :mod:`vora_serve.demo.worker`.
         recipe: of the whole run; left in its folder as ``recipe.yaml``.
         run: folder of the run.
 
@@ -40,7 +40,7 @@ def run_stages(stages: list[str], recipe: DemoRecipe, run: Path) -> None:
     _leave(recipe, run)
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", __name__, stage, str(run)],
+            [sys.executable, "-m", _WORKER, stage, str(run)],
             env=_environment(len(stages)) | {"TQDM_POSITION": str(line)},
         )
         for line, stage in enumerate(stages)
@@ -52,14 +52,14 @@ def run_stages(stages: list[str], recipe: DemoRecipe, run: Path) -> None:
             process.terminate()
         raise
     if failed:
-        raise StageError(f"The stage {failed[0]} failed; what it said stands above.")
+        raise StageError(f"The stage {failed[0]} failed; its message is above.")
 
 
 def run_shared_stage(stage: str, recipe: DemoRecipe, run: Path, processes: int) -> None:
     """Run a stage in several processes that share it.
 
     Args:
-        stage: name of a stage, as in :func:`main`.
+        stage: name of a stage, as in :mod:`vora_serve.demo.worker`.
         recipe: of the whole run; left in its folder as ``recipe.yaml``.
         run: folder of the run.
         processes: how many share the stage.
@@ -69,40 +69,17 @@ def run_shared_stage(stage: str, recipe: DemoRecipe, run: Path, processes: int) 
     """
     _leave(recipe, run)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", str(processes), "-m", __name__, stage, str(run)]
+    command += ["--nproc_per_node", str(processes), "-m", _WORKER, stage, str(run)]
     if subprocess.run(command, env=_environment(processes), check=False).returncode:
-        raise StageError(f"The stage {stage} failed; what it said stands above.")
+        raise StageError(f"The stage {stage} failed; its message is above.")
 
 
 def _leave(recipe: DemoRecipe, run: Path) -> None:
     run.mkdir(parents=True, exist_ok=True)
     plain = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-    (run / _RECIPE_FILE).write_text(plain, encoding="utf-8")
+    (run / RUN_RECIPE).write_text(plain, encoding="utf-8")
 
 
 def _environment(processes: int) -> dict[str, str]:
     threads = max(1, (os.cpu_count() or 1) // processes)
     return {**os.environ, "OMP_NUM_THREADS": str(threads)}
-
-
-def main(stage: str, run: Path) -> None:
-    """Take part in a stage."""
-    from vora_serve.demo import train
-
-    transformers.logging.set_verbosity_error()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    recipe = read_demo_recipe(run / _RECIPE_FILE)
-    if stage.startswith("finetune-"):
-        train.finetune_native(recipe, run, int(stage.removeprefix("finetune-")))
-    else:
-        {
-            "text": train.train_language_model,
-            "teacher": train.train_vision_teacher,
-            "pretrain": train.pretrain_fixed,
-        }[stage](recipe, run)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))

@@ -14,6 +14,7 @@ import yaml
 from tqdm import tqdm
 
 from vora_core import typed_yaml
+from vora_serve.accuracy import draw_table, summarise
 from vora_serve.command import App
 from vora_serve.errors import ConfigurationError
 from vora_serve.evaluation.client import Endpoint, Picture, ask_all
@@ -23,7 +24,7 @@ from vora_serve.evaluation.recipe import (
     SuiteRecipe,
     parse_evaluation,
 )
-from vora_serve.evaluation.table import draw_scores, draw_table, summarise
+from vora_serve.evaluation.table import draw_scores
 from vora_serve.world.suite import SUITE_SEED, Item, build_suite, is_right
 
 app = App(add_completion=False)

@@ -4,7 +4,6 @@ Block i of the LLM, seen through an auxiliary head, should say of each image tok
 the teacher says of it; the loss is the cosine distance. Heads and teacher are dropped afterwards.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from model_plugin import ConfigError, VoRAForCausalLM
+from model_plugin import ConfigError
 from vora_serve.training.features import PixelBridge
 from vora_serve.training.recipe import Distillation
 
@@ -129,48 +128,6 @@ def distilled_blocks(settings: Distillation, depth: int, llm_blocks: int) -> lis
             "one to one."
         )
     return [depth - 1] if settings.mode == "last-block" else list(range(depth))
-
-
-def init_embedder(model: VoRAForCausalLM, teacher: Teacher) -> None:
-    """Copy the teacher's patch projection, norm and positions where they fit.
-
-    A class token's position is left out, and a position grid of another side is resized; a teacher
-    of another width or patch size gives what it has. AIMv2 gives everything.
-    """
-    own = dict(model.vision_embedding.named_parameters())
-    names = {
-        "embeddings.patch_embed.weight": "patchifier.proj.weight",
-        "embeddings.patch_embed.bias": "patchifier.proj.bias",
-        "embeddings.rms_norm.weight": "patchifier.norm.weight",
-        "embeddings.position_embedding.weight": "pos_embed",
-        "embeddings.position_embeddings": "pos_embed",
-        "embeddings.patch_embedding.weight": "patchifier.proj.weight",
-        "embeddings.patch_embedding.bias": "patchifier.proj.bias",
-        "embeddings.patch_embeddings.projection.weight": "patchifier.proj.weight",
-        "embeddings.patch_embeddings.projection.bias": "patchifier.proj.bias",
-    }
-    with torch.no_grad():
-        for name, parameter in teacher.vision.named_parameters():
-            place = next((t for suffix, t in names.items() if name.endswith(suffix)), None)
-            if place is None:
-                continue
-            target, values = own[place], parameter.detach()
-            if place == "pos_embed":
-                values = _fit_positions(values, model.vision_embedding.grid_size)
-            if target.numel() == values.numel():
-                target.copy_(values.view_as(target))
-
-
-def _fit_positions(positions: torch.Tensor, grid: int) -> torch.Tensor:
-    """A teacher's learned positions, (1, N, D) or (N, D), for a grid of G x G: (G * G, D)."""
-    table = positions.flatten(0, -2)
-    side = math.isqrt(len(table))
-    table = table[-(side**2) :]  # a class token stands first
-    if side == grid:
-        return table
-    square = table.T.reshape(1, -1, side, side).float()
-    resized = functional.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
-    return resized.flatten(2)[0].T.to(table.dtype)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 
 from model_plugin import VoRAForCausalLM
 from vora_core.layout import LINEAR_LAYERS
-from vora_serve.training.build import Plan
+from vora_serve.training.plan import Plan
 from vora_serve.training.recipe import Optimisation
 
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -53,16 +53,18 @@ def count_parameters(plan: Plan, lora_rank: int) -> dict[str, int]:
         "LLM": sum(p.numel() for p in model.llm.parameters()),
         "embedder": sum(p.numel() for p in model.vision_embedding.parameters()),
     }
-    if plan.n_vit:
+    if plan.blocks.lora:
         counts["LoRA"] = sum(
             lora_rank * sum(model.get_submodule(f"llm.model.layers.{i}.{layer}").weight.shape)
-            for i in range(plan.n_vit)
+            for i in range(plan.blocks.lora)
             for layer in LINEAR_LAYERS
         )
     teacher = plan.teacher_config
     if teacher is not None:
         width = plan.config.hidden_size
-        counts["auxiliary heads"] = len(plan.blocks) * (width + width * teacher.hidden_size)
+        counts["auxiliary heads"] = len(plan.blocks.distilled) * (
+            width + width * teacher.hidden_size
+        )
         counts["teacher"] = _vit_parameters(teacher)
     return counts
 
@@ -88,7 +90,7 @@ def estimate(
         processes: that share the run.
     """
     counts = count_parameters(plan, lora_rank)
-    pretrain = plan.n_vit > 0
+    pretrain = plan.blocks.lora > 0
     groups = ("LoRA", "embedder", "auxiliary heads") if pretrain else ("LLM", "embedder")
     trained = tuple(name for name in groups if counts.get(name))
     train = sum(counts[name] for name in trained)
@@ -108,7 +110,7 @@ def estimate(
         "trained weights": train * (4 if pretrain else _BYTES[dtype]) // shards,
         "gradients": train * (4 if pretrain else _BYTES[dtype]) // shards,
         "optimizer": 8 * train // parts,
-        "teacher": counts.get("teacher", 0) * _BYTES[teacher_dtype] if plan.blocks else 0,
+        "teacher": counts.get("teacher", 0) * _BYTES[teacher_dtype] if plan.blocks.distilled else 0,
         "activations": kept or layers * block,
         "logits": logits,
     }
@@ -117,7 +119,7 @@ def estimate(
     flops = (4.0 * through + 6.0 * train if pretrain else 6.0 * through) * per_step
     if settings.gradient_checkpointing:
         flops += 2.0 * through * per_step
-    if plan.blocks:
+    if plan.blocks.distilled:
         flops += 2.0 * counts["teacher"] * per_step
     return Estimate(counts, trained, memory, per_step, flops)
 

@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional
 
+from vora_serve.training.run_recipe import TeacherSettings
+
 Triple = tuple[float, float, float]
 
 
@@ -96,6 +98,13 @@ class FeatureCache:
         folder.mkdir(parents=True, exist_ok=True)
         self.bytes = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
         self.hits = self.misses = 0
+
+    @classmethod
+    def of(cls, teacher: TeacherSettings | None) -> "FeatureCache | None":
+        """The cache that a recipe asks for, if it does."""
+        if teacher is None or teacher.cache is None:
+            return None
+        return cls(Path(teacher.cache), int(teacher.cache_gb * 1e9))
 
     def key(self, pixels: torch.Tensor) -> str:
         """Name of a picture: a digest of its values, (3, H, W)."""

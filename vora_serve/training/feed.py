@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import torch
+import torch.utils.data
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, Subset, get_worker_info
 
 from model_plugin import ConfigError, VoRAError
@@ -21,9 +21,7 @@ from vora_serve.training.data import (
     collate,
 )
 from vora_serve.training.data_recipe import Data
-from vora_serve.training.judge import right_answers
 from vora_serve.training.recipe import Optimisation
-from vora_serve.training.step import TrainingModel
 from vora_serve.training.stream import Lane, State
 
 log = logging.getLogger(__name__)
@@ -51,15 +49,35 @@ class IndexedFeed:
     """Samples by number: a step's samples follow from its number, so there is no state.
 
     Args:
-        source: whole steps by number.
-        start: first step.
+        samples: by number.
+        tokeniser: turns samples into examples.
         settings: the recipe's.
+        start: first step.
+        rank, world_size: this process.
     """
 
     skipped = 0
 
-    def __init__(self, source: BatchSource, start: int, settings: Optimisation) -> None:
-        self.source, self.start, self.settings = source, start, settings
+    def __init__(
+        self,
+        samples: SampleSource,
+        tokeniser: Tokeniser,
+        settings: Optimisation,
+        *,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.start, self.settings = start, settings
+        self.source = BatchSource(
+            samples,
+            tokeniser,
+            batch_size=settings.batch_size,
+            micro_batch_size=settings.micro_batch_size or settings.batch_size,
+            steps=settings.steps,
+            rank=rank,
+            world_size=world_size,
+        )
 
     def __iter__(self) -> Iterator[list[Batch]]:
         remaining = Subset(self.source, range(self.start, self.settings.steps))
@@ -269,61 +287,4 @@ def make_feed(
             dense=dense,
             report=report,
         )
-    source = BatchSource(
-        samples,
-        tokeniser,
-        batch_size=settings.batch_size,
-        micro_batch_size=settings.micro_batch_size or settings.batch_size,
-        steps=settings.steps,
-        rank=rank,
-        world_size=world_size,
-    )
-    return IndexedFeed(source, start, settings)
-
-
-class HeldOutSet:
-    """Samples that a run is judged on while it lasts.
-
-    Args:
-        data: their sources; never packed.
-        tokeniser: turns samples into examples.
-        samples: how many.
-        every: in steps.
-        batch_size: in one pass.
-    """
-
-    def __init__(
-        self, data: Data, tokeniser: Tokeniser, samples: int, every: int, batch_size: int
-    ) -> None:
-        lane = Lane(data, tokeniser, seed=0, lane=0)
-        self.every = every
-        examples = [next(lane) for _ in range(samples)]
-        examples.sort(key=lambda example: len(example.input_ids))
-        pad_id = tokeniser.processor.tokenizer.pad_token_id
-        self.groups = [
-            (examples[g : g + batch_size], pad_id) for g in range(0, samples, batch_size)
-        ]
-
-    @torch.no_grad()
-    def judge(self, module: TrainingModel, device: torch.device) -> dict[str, float]:
-        """Mean loss of a target, and the share of answers that greedy decoding gets right.
-
-        Args:
-            module: the model; not wrapped, since every process judges the same samples.
-            device: where it lies.
-        """
-        module.eval()
-        sums = torch.zeros(2, dtype=torch.float64)
-        right: list[bool] = []
-        for examples, pad_id in self.groups:
-            batch = collate(examples, pad_id).to(device)
-            losses = module(batch)
-            sums += torch.tensor([float(losses["lm"]), float(losses["targets"])])
-            # Sharded weights are whole only inside the module's own forward pass.
-            if not module.options.touch_all:
-                right += right_answers(module.model, batch, module.rule)
-        module.train()
-        judged = {"held_out_lm": round(float(sums[0] / sums[1]), 6)}
-        if right:
-            judged["held_out_accuracy"] = round(sum(right) / len(right), 6)
-        return judged
+    return IndexedFeed(samples, tokeniser, settings, start=start, rank=rank, world_size=world_size)

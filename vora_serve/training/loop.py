@@ -1,17 +1,16 @@
 """The training loop: the same for pretraining and fine-tuning, on one process or many."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from model_plugin import VoRAProcessor
 from vora_serve.training.data import Batch, SampleSource, Tokeniser
 from vora_serve.training.data_recipe import Data
-from vora_serve.training.feed import SKIPPED_FILE, HeldOutSet, make_feed
+from vora_serve.training.feed import SKIPPED_FILE, make_feed
+from vora_serve.training.held_out import HeldOutSet
 from vora_serve.training.metrics import METRICS_FILE, Metrics
 from vora_serve.training.optim import make_schedule
 from vora_serve.training.parallel import Strategy, make_strategy
@@ -45,7 +44,7 @@ def train(
         out_dir: gets ``metrics.jsonl`` (a line every ``log_every`` steps), ``skipped.jsonl`` with
             broken samples and, while the run lasts, ``state/``.
         name: shown at the progress bar and in the metrics.
-        held_out: what the run is judged on while it lasts.
+        held_out: what the run is evaluated on while it lasts.
 
     Returns:
         The run's state; the caller removes it when the result is safe on disk.
@@ -83,31 +82,23 @@ def train(
         dense=module.model.llm.config._attn_implementation in ("sdpa", "eager"),
         report=out_dir / SKIPPED_FILE if accelerator.is_main_process else None,
     )
-    metrics = Metrics(out_dir / METRICS_FILE, name, start, settings, accelerator.is_main_process)
-    for step, batches in enumerate(feed, start):
-        for optimizer, lrs in zip(strategy.optimizers, base_lrs, strict=True):
-            for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-                group["lr"] = lr * schedule(step)
-        losses = _accumulate(strategy, module, batches, accelerator)
-        losses["grad_norm"] = strategy.step()
-        losses["lr"] = settings.lr * schedule(step)
-        metrics.add(step, losses, batches, feed.skipped)
-        done = step + 1
-        if held_out is not None and (done % held_out.every == 0 or done == settings.steps):
-            judged = held_out.judge(module, accelerator.device)
-            metrics.write({"stage": f"{name}, held out", "step": done} | judged)
-        if settings.save_every and done % settings.save_every == 0 and done < settings.steps:
-            state.save(done, feed.state())
-    metrics.close()
+    report_file = out_dir / METRICS_FILE
+    with Metrics(report_file, name, start, settings, accelerator.is_main_process) as metrics:
+        for step, batches in enumerate(feed, start):
+            for optimizer, lrs in zip(strategy.optimizers, base_lrs, strict=True):
+                for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+                    group["lr"] = lr * schedule(step)
+            losses = _accumulate(strategy, module, batches, accelerator)
+            losses["grad_norm"] = strategy.step()
+            losses["lr"] = settings.lr * schedule(step)
+            metrics.add(step, losses, batches, feed.skipped)
+            done = step + 1
+            if held_out is not None and (done % held_out.every == 0 or done == settings.steps):
+                found = held_out.evaluate(module, accelerator.device)
+                metrics.write({"stage": f"{name}, held out", "step": done} | found)
+            if settings.save_every and done % settings.save_every == 0 and done < settings.steps:
+                state.save(done, feed.state())
     return state
-
-
-@contextmanager
-def main_process_first() -> Iterator[bool]:
-    """Let one process write what all have; the others wait. Yields whether this one writes."""
-    state = PartialState(cpu=not torch.cuda.is_available())
-    with state.main_process_first():
-        yield state.is_main_process
 
 
 def _accumulate(

@@ -1,8 +1,5 @@
 """LoRA on the LLM's first blocks (section 3.1), by peft, and its way to the released layout."""
 
-from collections.abc import Iterator
-
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
@@ -20,13 +17,7 @@ def attach_lora(model: VoRAForCausalLM, rank: int, n_vit: int) -> PeftModel:
 
     Returns:
         peft's view of the LLM.
-
-    Raises:
-        ConfigError: the LLM has fewer blocks.
     """
-    blocks = model.config.num_hidden_layers
-    if n_vit > blocks:
-        raise ConfigError(f"LoRA is asked for {n_vit} blocks, but the LLM has {blocks}.")
     names = [layer.rpartition(".")[2] for layer in LINEAR_LAYERS]
     settings = LoraConfig(
         r=rank,
@@ -65,13 +56,3 @@ def check_trainable(module: nn.Module, allowed: tuple[str, ...]) -> dict[str, in
         else:
             counts[part] += parameter.numel()
     return counts
-
-
-def released_tensors(
-    model: VoRAForCausalLM, heads: nn.Module | None
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a model with LoRA, and of its heads, as the released layout names them."""
-    for name, tensor in model.state_dict().items():
-        yield name.replace(".base_layer.", ".").replace(".default.", "."), tensor
-    for name, tensor in heads.state_dict().items() if heads is not None else ():
-        yield f"aux_vision.{name}", tensor

@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tqdm import tqdm
 
@@ -41,6 +41,12 @@ class Metrics:
         self.since = time.perf_counter()
         if active:
             _drop_lines_from(file, name, start)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def add(
         self, step: int, values: dict[str, float], batches: list[Batch], skipped: int = 0

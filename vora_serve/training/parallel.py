@@ -1,11 +1,11 @@
 """Many processes: how the gradients of micro-batches become one step of all of them.
 
 Launched by ``torchrun`` or ``accelerate launch``. Three ways, which give the same losses: every
-process has everything (one alone, or DistributedDataParallel); fully_shard (FSDP2) deals weights,
-gradients and optimizer states out; DeepSpeed's ZeRO deals out the optimizer states.
+process has everything (one alone, or DistributedDataParallel); fully_shard (FSDP2) shards weights,
+gradients and optimizer states; DeepSpeed's ZeRO shards the optimizer states.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +40,10 @@ class Strategy(Protocol):
 
     optimizers: list[torch.optim.Optimizer]
 
+    def attach(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        """Take the optimizers of the model's parameters, as sharing has left them."""
+        ...
+
     def forward(self, batch: Batch, *, last: bool) -> dict[str, torch.Tensor]:
         """The losses of a micro-batch, ``last`` of its step on this process."""
         ...
@@ -56,7 +60,7 @@ class Strategy(Protocol):
         """Keep what is trained, with the optimizers' states; called by every process.
 
         Args:
-            folder: for what is dealt out; made here where something is.
+            folder: for what is sharded; made here where something is.
 
         Returns:
             What the main process knows besides.
@@ -76,6 +80,12 @@ def make_strategy(
     Raises:
         ConfigError: processes, optimizer or what is installed do not allow it.
     """
+    strategy = _share(module, settings, accelerator)
+    strategy.attach(make_optimizers(module, settings))
+    return strategy
+
+
+def _share(module: TrainingModel, settings: Optimisation, accelerator: Accelerator) -> Strategy:
     if settings.sharding == "none":
         return Replicated(module, settings, accelerator)
     if accelerator.num_processes == 1:
@@ -85,11 +95,11 @@ def make_strategy(
         )
     if settings.optimizer != "adamw":
         raise ConfigError("optimisation.sharding works with the optimizer adamw only.")
-    if settings.sharding == "zero1":
-        from vora_serve.training.zero import ZeRO
+    if settings.sharding == "fsdp2":
+        return FullyShard(module, settings, accelerator)
+    from vora_serve.training.zero import ZeRO
 
-        return ZeRO(module, settings, accelerator)
-    return FullyShard(module, settings, accelerator)
+    return ZeRO(module, settings, accelerator)
 
 
 class _Averaging:
@@ -100,6 +110,10 @@ class _Averaging:
     ) -> None:
         self.module, self.settings, self.accelerator = module, settings, accelerator
         self.optimizers: list[torch.optim.Optimizer] = []
+
+    def attach(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        """See :class:`Strategy`."""
+        self.optimizers = optimizers
 
     def backward(self, loss: torch.Tensor) -> None:
         """See :class:`Strategy`."""
@@ -122,7 +136,6 @@ class Replicated(_Averaging):
         self, module: TrainingModel, settings: Optimisation, accelerator: Accelerator
     ) -> None:
         super().__init__(module, settings, accelerator)
-        self.optimizers = make_optimizers(module, settings)
         self.wrapped: nn.Module = module
         if accelerator.num_processes > 1:
             self.wrapped = accelerator.prepare_model(module)
@@ -153,7 +166,7 @@ class Replicated(_Averaging):
 
 
 class FullyShard(_Averaging):
-    """Weights, gradients and optimizer states dealt out block by block.
+    """Weights, gradients and optimizer states sharded block by block.
 
     A block's weights are gathered for its forward and backward pass and let go again. The teacher
     is whole everywhere.
@@ -167,7 +180,6 @@ class FullyShard(_Averaging):
         for block in module.model.llm.model.layers:
             fully_shard(block, mesh=mesh)
         fully_shard(module, mesh=mesh)
-        self.optimizers = make_optimizers(module, settings)
 
     def forward(self, batch: Batch, *, last: bool) -> dict[str, torch.Tensor]:
         """See :class:`Strategy`."""
@@ -195,10 +207,3 @@ class FullyShard(_Averaging):
         options = StateDictOptions(ignore_frozen_params=True)
         model, optimizers = get_state_dict(self.module, self.optimizers, options=options)
         return {"model": model, "optimizers": optimizers}
-
-
-def gathered(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors made whole, one at a time; every process must go through all of them."""
-    for name, tensor in tensors:
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        yield name, whole.detach()

@@ -1,13 +1,40 @@
-"""What can be seen to be wrong with a run's data before any weights are read."""
+"""A run's data, looked at before any weights are read: what is wrong with it, what is held out."""
 
 from model_plugin import ConfigError
 from vora_serve.training.conversations import read_row
 from vora_serve.training.data import SampleError, Tokeniser, TooLongError
 from vora_serve.training.data_recipe import Data, Source
+from vora_serve.training.held_out import HeldOutSet
+from vora_serve.training.run_recipe import FinetuneRun, PretrainRun
 from vora_serve.training.sources import FAULT, open_source, row_name
 from vora_serve.training.stream import folder_of
 
 _LOOKED_AT = 8
+
+
+def check_data(recipe: PretrainRun | FinetuneRun, tokeniser: Tokeniser) -> HeldOutSet | None:
+    """See that a run's data can be read.
+
+    Args:
+        recipe: the run.
+        tokeniser: of the run.
+
+    Returns:
+        The samples that the run is evaluated on while it lasts.
+
+    Raises:
+        ConfigError: it cannot; the sentence says why.
+    """
+    check_sources(recipe.data, tokeniser)
+    settings = recipe.held_out
+    if settings is None:
+        return None
+    data = Data(sources=settings.sources, shuffle_buffer=settings.samples)
+    size = recipe.optimisation.micro_batch_size or 8
+    try:
+        return HeldOutSet(data, tokeniser, settings.samples, settings.every, size)
+    except SampleError as error:
+        raise ConfigError(f"The held-out samples cannot be read: {error}") from error
 
 
 def check_sources(data: Data, tokeniser: Tokeniser) -> float:

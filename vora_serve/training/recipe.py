@@ -125,6 +125,9 @@ class FinetuneRecipe(Strict):
     freeze: tuple[str, ...] = ()
 
 
+Recipe = PretrainRecipe | FinetuneRecipe
+
+
 def read_recipe(kind: type[R], file: Path, overrides: list[str]) -> R:
     """A recipe from a YAML file.
 

@@ -1,24 +1,24 @@
 """The two stages of training: LoRA pretraining with distillation, and fine-tuning once merged."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from model_plugin import ConfigError, VoRAConfig, VoRAForCausalLM, VoRAProcessor
+from model_plugin import ConfigError, VoRAForCausalLM, VoRAProcessor
 from model_plugin.export import export_checkpoint
+from vora_serve.training.blocks import Blocks, choose_blocks
 from vora_serve.training.data import SampleSource
 from vora_serve.training.data_recipe import Data
-from vora_serve.training.distill import Teacher, init_embedder
+from vora_serve.training.distill import Teacher
+from vora_serve.training.embedder import init_embedder
 from vora_serve.training.features import FeatureCache
-from vora_serve.training.feed import HeldOutSet
-from vora_serve.training.loop import main_process_first, train
-from vora_serve.training.lora import attach_lora, check_trainable, released_tensors
-from vora_serve.training.parallel import gathered
+from vora_serve.training.held_out import HeldOutSet
+from vora_serve.training.loop import train
+from vora_serve.training.lora import attach_lora, check_trainable
 from vora_serve.training.recipe import Distillation, FinetuneRecipe, PretrainRecipe
-from vora_serve.training.state import RunState
+from vora_serve.training.result import export, pretraining_tensors
 from vora_serve.training.step import StepOptions, TrainingModel
 
 Files = Mapping[str, str] | Callable[[], Mapping[str, str]]
@@ -49,7 +49,7 @@ def pretrain(
         run_dir: gets metrics and, while the run lasts, its state.
         out: gets the pretraining checkpoint, LoRA factors beside the base weights.
         cache: the teacher's states on disk.
-        held_out: what the run is judged on while it lasts.
+        held_out: what the run is evaluated on while it lasts.
         files: further text files for the checkpoint, or what makes them once it is trained.
         overwrite: replace ``out``.
 
@@ -60,12 +60,45 @@ def pretrain(
         ConfigError: recipe, teacher and model do not fit together.
         SampleError: a sample cannot be trained on.
     """
-    n_vit = recipe.n_vit or (teacher.depth if teacher else model.config.num_hidden_layers)
+    depth = teacher.depth if teacher is not None else None
+    return pretrain_blocks(
+        choose_blocks(recipe, depth, model.config.num_hidden_layers),
+        model,
+        processor,
+        teacher,
+        samples,
+        recipe,
+        run_dir,
+        out,
+        cache=cache,
+        held_out=held_out,
+        files=files,
+        overwrite=overwrite,
+    )
+
+
+def pretrain_blocks(
+    blocks: Blocks,
+    model: VoRAForCausalLM,
+    processor: VoRAProcessor,
+    teacher: Teacher | None,
+    samples: SampleSource | Data,
+    recipe: PretrainRecipe,
+    run_dir: Path,
+    out: Path,
+    *,
+    cache: FeatureCache | None = None,
+    held_out: HeldOutSet | None = None,
+    files: Files | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """As :func:`pretrain`, where it is known which blocks get LoRA and which are distilled."""
     torch.manual_seed(recipe.optimisation.seed)
     if teacher is not None:
         init_embedder(model, teacher)
-    module = TrainingModel(model, teacher, recipe.distillation, _options(recipe, cache=cache))
-    attach_lora(model, recipe.lora_rank, n_vit)
+    options = StepOptions.of(recipe, cache)
+    module = TrainingModel(model, teacher, recipe.distillation, options, blocks.distilled)
+    attach_lora(model, recipe.lora_rank, blocks.lora)
     check_trainable(module, ("lora_", "vision_embedding", "aux_layer_"))
     state = train(
         module,
@@ -78,15 +111,18 @@ def pretrain(
         held_out=held_out,
     )
     model.config.aux_vision = type(teacher.vision).__name__ if teacher else ""
-    _export(
+    export(
         state,
-        out,
-        model.config,
-        released_tensors(model, module.aux_vision),
-        processor,
-        files,
-        merged=False,
-        overwrite=overwrite,
+        pretraining_tensors(model, module.aux_vision),
+        lambda tensors: export_checkpoint(
+            out,
+            model.config,
+            tensors,
+            processor,
+            merged=False,
+            files=files() if callable(files) else files,
+            overwrite=overwrite,
+        ),
     )
     return out
 
@@ -114,7 +150,7 @@ def finetune(
         run_dir: gets metrics and, while the run lasts, its state.
         out: gets the checkpoint.
         dtype: dtype of its weights; the model's when absent.
-        held_out: what the run is judged on while it lasts.
+        held_out: what the run is evaluated on while it lasts.
         files: further text files for it, or what makes them once it is trained.
         overwrite: replace ``out``.
 
@@ -127,7 +163,7 @@ def finetune(
     torch.manual_seed(recipe.optimisation.seed)
     model.requires_grad_(True)
     _freeze(model, recipe.freeze)
-    module = TrainingModel(model, None, Distillation(mode="none"), _options(recipe))
+    module = TrainingModel(model, None, Distillation(mode="none"), StepOptions.of(recipe))
     state = train(
         module,
         processor,
@@ -138,56 +174,20 @@ def finetune(
         name="finetune",
         held_out=held_out,
     )
-    _export(
+    export(
         state,
-        out,
-        model.config,
         iter(model.state_dict().items()),
-        processor,
-        files,
-        dtype=dtype,
-        overwrite=overwrite,
+        lambda tensors: export_checkpoint(
+            out,
+            model.config,
+            tensors,
+            processor,
+            dtype=dtype,
+            files=files() if callable(files) else files,
+            overwrite=overwrite,
+        ),
     )
     return out
-
-
-def _options(
-    recipe: PretrainRecipe | FinetuneRecipe, cache: FeatureCache | None = None
-) -> StepOptions:
-    return StepOptions(
-        attention=recipe.attention,
-        bf16=recipe.optimisation.bf16,
-        loss_chunk=recipe.optimisation.loss_chunk,
-        cache=cache,
-        touch_all=recipe.optimisation.sharding != "none",
-    )
-
-
-def _export(
-    state: RunState,
-    out: Path,
-    config: VoRAConfig,
-    tensors: Iterator[tuple[str, torch.Tensor]],
-    processor: VoRAProcessor,
-    files: Files | None,
-    **settings: Any,
-) -> None:
-    """Write a checkpoint from one process, and only then drop the run's state."""
-    settings["files"] = files() if callable(files) else files
-    if state.settings.sharding != "none":
-        whole = gathered(tensors)
-        if state.accelerator.is_main_process:
-            export_checkpoint(out, config, whole, processor, **settings)
-        else:
-            for _ in whole:
-                pass
-        state.accelerator.wait_for_everyone()
-    else:
-        with main_process_first() as writes:
-            if writes:
-                export_checkpoint(out, config, tensors, processor, **settings)
-    if state.accelerator.is_main_process:
-        state.remove()
 
 
 def _freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:

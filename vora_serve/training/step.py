@@ -12,7 +12,7 @@ from vora_serve.training.attention import Rule, attention_for
 from vora_serve.training.data import Batch
 from vora_serve.training.distill import AuxHeads, Teacher, captured, distilled_blocks
 from vora_serve.training.features import FeatureCache, fit_grid
-from vora_serve.training.recipe import Distillation
+from vora_serve.training.recipe import Distillation, Recipe
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,17 @@ class StepOptions:
     cache: FeatureCache | None = None
     touch_all: bool = False
 
+    @classmethod
+    def of(cls, recipe: Recipe, cache: FeatureCache | None = None) -> "StepOptions":
+        """What a recipe says of them."""
+        return cls(
+            attention=recipe.attention,
+            bf16=recipe.optimisation.bf16,
+            loss_chunk=recipe.optimisation.loss_chunk,
+            cache=cache,
+            touch_all=recipe.optimisation.sharding != "none",
+        )
+
 
 class TrainingModel(nn.Module):
     """A VoRA model with what it needs to learn: teacher and auxiliary heads.
@@ -43,10 +54,11 @@ class TrainingModel(nn.Module):
         teacher: a vision teacher, or None.
         distillation: what is aligned with it.
         options: how a step computes.
+        blocks: numbers of the blocks that are aligned; those that ``distillation`` names when None.
 
     Raises:
         ConfigError: distillation is asked for without a teacher, or teacher and model do not cut
-            images into the same patches and the teacher does not see pictures at its own size.
+            images into the same patches and the teacher does not see images at its own size.
     """
 
     def __init__(
@@ -55,6 +67,7 @@ class TrainingModel(nn.Module):
         teacher: Teacher | None,
         distillation: Distillation,
         options: StepOptions | None = None,
+        blocks: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.settings = model, distillation
@@ -72,7 +85,8 @@ class TrainingModel(nn.Module):
                 f"The teacher's patches are {teacher.patch_size} pixels a side, the model's "
                 f"{model.config.patch_size}; they must be equal."
             )
-        self.blocks = distilled_blocks(distillation, teacher.depth, model.config.num_hidden_layers)
+        layers = model.config.num_hidden_layers
+        self.blocks = blocks or distilled_blocks(distillation, teacher.depth, layers)
         self.aux_vision = AuxHeads(self.blocks, model.config.hidden_size, teacher.hidden_size)
         self.teacher = [teacher]
 

@@ -1,9 +1,9 @@
-"""DeepSpeed's ZeRO, stage 1: optimizer states dealt out; weights and gradients whole everywhere.
+"""DeepSpeed's ZeRO, stage 1: optimizer states sharded; weights and gradients whole everywhere.
 
 Stage 2 adds gradients up in the order in which backward passes make them, and takes it for granted
 that this is the same everywhere; it is not where one process's micro-batch has no image. (Seen: the
 norm came out wrong in such a step, and right under stage 1.) Stage 1 adds them up in the order of
-the parameters, once a step. Stage 3 would deal the weights out as well; FSDP2 does that without a
+the parameters, once a step. Stage 3 would shard the weights as well; FSDP2 does that without a
 further library.
 """
 
@@ -16,7 +16,6 @@ from accelerate import Accelerator
 
 from model_plugin import CheckpointError, ConfigError
 from vora_serve.training.data import Batch
-from vora_serve.training.optim import make_optimizers
 from vora_serve.training.recipe import Optimisation
 from vora_serve.training.step import TrainingModel
 
@@ -34,17 +33,24 @@ class ZeRO:
         self, module: TrainingModel, settings: Optimisation, accelerator: Accelerator
     ) -> None:
         try:
-            import deepspeed
+            import deepspeed  # noqa: F401
         except ImportError as error:
             raise ConfigError(
                 "optimisation.sharding zero1 needs DeepSpeed: pip install 'vora-serve[deepspeed]'."
             ) from error
+        self.module, self.settings = module, settings
         self.processes = accelerator.num_processes
-        self.optimizers = make_optimizers(module, settings)
+        self.optimizers: list[torch.optim.Optimizer] = []
+
+    def attach(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        """See :class:`vora_serve.training.parallel.Strategy`."""
+        import deepspeed
+
+        settings, self.optimizers = self.settings, optimizers
         micro = settings.micro_batch_size or settings.batch_size // self.processes
         self.engine, *_ = deepspeed.initialize(
-            model=module,
-            optimizer=self.optimizers[0],
+            model=self.module,
+            optimizer=optimizers[0],
             dist_init_required=False,
             config={
                 "train_micro_batch_size_per_gpu": micro,

@@ -15,7 +15,7 @@ from model_plugin.images import patchify
 from tests.vora_serve.training import world
 from vora_serve.training import Distillation, Teacher
 from vora_serve.training.data import Batch, Tokeniser, collate
-from vora_serve.training.distill import init_embedder
+from vora_serve.training.embedder import init_embedder
 from vora_serve.training.step import TrainingModel, unpatchify
 
 

@@ -11,7 +11,7 @@ from tests.vora_serve.training import bases, world
 from vora_serve.training import Distillation, Teacher
 from vora_serve.training.build import load_teacher, plan_pretrain
 from vora_serve.training.data import Batch, Tokeniser, collate
-from vora_serve.training.distill import init_embedder
+from vora_serve.training.embedder import init_embedder
 from vora_serve.training.features import FeatureCache, PixelBridge, fit_grid
 from vora_serve.training.recipe import read_recipe
 from vora_serve.training.run_recipe import PretrainRun, TeacherSettings

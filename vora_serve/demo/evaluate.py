@@ -12,7 +12,7 @@ from vora_serve.world.suite import Item
 
 
 @torch.no_grad()
-def judge_items(
+def evaluate_items(
     model: VoRAForCausalLM, processor: VoRAProcessor, items: Sequence[Item], batch_size: int = 32
 ) -> list[bool]:
     """Which questions greedy decoding answers right.

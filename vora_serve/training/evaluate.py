@@ -1,4 +1,4 @@
-"""Held-out answers judged by one forward pass: is each the one that greedy decoding would give?"""
+"""Held-out answers in one forward pass: is each the one that greedy decoding would give?"""
 
 import torch
 
@@ -13,7 +13,7 @@ def right_answers(model: VoRAForCausalLM, batch: Batch, rule: Rule) -> list[bool
 
     An answer is greedy decoding's exactly when every one of its tokens, and the token that ends it,
     is the likeliest after those before it; so one pass over questions and answers decides. Later
-    answers of a conversation are judged after the right earlier ones.
+    answers of a conversation are evaluated after the right earlier ones.
 
     Args:
         model: in evaluation mode.

@@ -1,0 +1,54 @@
+"""Tokenizer, chat template and image settings of the model that a run starts from."""
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from model_plugin import (
+    IMAGE_TOKEN,
+    ConfigError,
+    ImageSettings,
+    VoRAImageProcessor,
+    VoRAProcessor,
+)
+from vora_serve.training.run_recipe import ModelSettings
+
+
+def load_processor(settings: ModelSettings, images: ImageSettings) -> VoRAProcessor:
+    """The processor of a run.
+
+    Args:
+        settings: the recipe's.
+        images: the run's image settings.
+
+    Raises:
+        ConfigError: tokenizer or template cannot be read.
+    """
+    template = _template(settings.chat_template)
+    if (Path(settings.path) / "preprocessor_config.json").is_file():
+        own = VoRAProcessor.from_pretrained(settings.path)
+        tokenizer, template = own.tokenizer, template or own.chat_template
+    else:
+        tokenizer = _tokenizer(settings.path)
+        template = template or tokenizer.chat_template
+    return VoRAProcessor(VoRAImageProcessor(images), tokenizer, template)
+
+
+def _template(file: str | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The template cannot be read: {error}.") from error
+
+
+def _tokenizer(path: str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(f"The tokenizer of {path} cannot be loaded: {reason}") from error
+    if IMAGE_TOKEN not in tokenizer.get_added_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    return tokenizer
