@@ -10,9 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
-
-from vora_core.bicubic_weights import UInt8Array, coefficients
+from vora_core.bicubic_weights import Taps, UInt8Array
 
 #: Pixels of an image from which compiling, or reading what was compiled before, is worth it.
 WORTHWHILE_PIXELS = 1 << 18
@@ -24,35 +22,27 @@ def available() -> bool:
     return find_spec("numba") is not None
 
 
-def filter_rows(image: UInt8Array, width: int) -> UInt8Array:
-    """Resize each row.
+def filter_rows(image: UInt8Array, taps: Taps, result: UInt8Array, start: int, end: int) -> None:
+    """Resize rows ``start`` to ``end``.
 
     Args:
-        image: uint8 (H, W, 3), contiguous.
-        width: of the result.
-
-    Returns:
-        uint8 (H, width, 3).
+        image: uint8 (H, W, 3 or 4), each row contiguous; a fourth channel is ignored.
+        taps: what each new pixel is made of.
+        result: uint8 (H, new width, 3), of which these rows are filled.
     """
-    if image.shape[1] == width:
-        return image
-    result = np.empty((image.shape[0], width, 3), dtype=np.uint8)
-    _compiled().rows(image, *coefficients(image.shape[1], width), result)
-    return result
+    _compiled().rows(image[start:end], *taps, result[start:end])
 
 
-def filter_columns(image: UInt8Array, result: UInt8Array, start: int, end: int) -> None:
+def filter_columns(image: UInt8Array, taps: Taps, result: UInt8Array, start: int, end: int) -> None:
     """Resize each column.
 
     Args:
-        image: uint8 (H, W, 3), contiguous.
-        result: uint8 (height, W, 3), contiguous.
+        image: uint8 (H, W, C), contiguous.
+        taps: what each new pixel is made of.
+        result: uint8 (new height, W, C), contiguous.
         start, end: the rows of ``result`` to fill.
     """
-    if image.shape[0] == result.shape[0]:
-        result[start:end] = image[start:end]
-        return
-    bounds, weights = coefficients(image.shape[0], result.shape[0])
+    bounds, weights = taps
     flat, filled = image.reshape(len(image), -1), result.reshape(len(result), -1)
     _compiled().columns(flat, bounds[start:end], weights[start:end], filled[start:end])
 

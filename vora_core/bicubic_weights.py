@@ -12,6 +12,10 @@ import numpy.typing as npt
 UInt8Array = npt.NDArray[np.uint8]
 Int32Array = npt.NDArray[np.int32]
 
+#: Of each new pixel: the first pixel and the number of pixels that it is made of, int32 (N, 2), and
+#: their weights times 2^22, int32 (N, most pixels).
+Taps = tuple[Int32Array, Int32Array]
+
 #: Bits after the binary point: what 32 bits leave beside 8 of a value and 2 for overshoot.
 PRECISION = 22
 _SUPPORT = 2.0
@@ -19,7 +23,7 @@ _A = -0.5
 
 
 @lru_cache(maxsize=256)
-def coefficients(size: int, new_size: int) -> tuple[Int32Array, Int32Array]:
+def coefficients(size: int, new_size: int) -> Taps:
     """Weights of the filter, as Pillow computes them.
 
     Args:
@@ -47,3 +51,39 @@ def coefficients(size: int, new_size: int) -> tuple[Int32Array, Int32Array]:
     bounds = np.stack([first, count], axis=1).astype(np.int32)
     scaled = weights * (1 << PRECISION)
     return bounds, np.trunc(scaled + np.where(weights < 0, -0.5, 0.5)).astype(np.int32)
+
+
+@lru_cache(maxsize=256)
+def taps(size: int, padded: int, new_size: int, *, mirrored: bool = False) -> Taps:
+    """Weights for pixels that are centred on a longer black row, or come in reverse order.
+
+    What black contributes is nothing, so those pixels need not exist; and reversing the weights
+    spares reversing the pixels. Both leave every sum as it was.
+
+    Args:
+        size: pixels of a row or column.
+        padded: pixels of the black row that it is centred on, at least ``size``.
+        new_size: of the result's.
+        mirrored: whether the pixels come in reverse order.
+
+    Returns:
+        Weights by position among the ``size`` pixels.
+    """
+    bounds, weights = coefficients(padded, new_size)
+    left = (padded - size) // 2
+    first = np.maximum(bounds[:, 0] - left, 0)
+    end = np.minimum(bounds[:, 0] + bounds[:, 1] - left, size)
+    count = np.maximum(end - first, 0)
+    skipped = first + left - bounds[:, 0]
+    tap = np.arange(weights.shape[1])
+    # Position in the row of weights of each tap, in the order of the pixels as they come.
+    order = skipped[:, None] + (count[:, None] - 1 - tap if mirrored else tap)
+    inside = tap < count[:, None]
+    picked = np.take_along_axis(weights, np.where(inside, order, 0), axis=1)
+    if mirrored:
+        first = size - first - count
+    first = np.where(count > 0, first, 0)
+    return (
+        np.stack([first, count], axis=1).astype(np.int32),
+        np.where(inside, picked, 0).astype(np.int32),
+    )

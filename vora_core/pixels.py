@@ -8,9 +8,21 @@ from PIL import Image
 
 from vora_core.bicubic_weights import UInt8Array
 from vora_core.geometry import ImageSettings
-from vora_core.resampling import resize, resize_padded
+from vora_core.pixel_memory import pixels_of
+from vora_core.resampling import compiled, resize, resize_compiled, resize_padded
 
 Float32Array = npt.NDArray[np.float32]
+
+#: How pixels are turned, by EXIF's orientation.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def preprocess(image: Image.Image, settings: ImageSettings) -> Float32Array:
@@ -58,27 +70,29 @@ def preprocess_patches(
     rgb = resized_rgb(image, settings, threads, size)
     side = settings.patch_size
     h, w = rgb.shape[0] // side, rgb.shape[1] // side
-    # Cut into patches as bytes, a quarter of what there is to move afterwards.
-    patches = rgb.reshape(h, side, w, side, 3).transpose(0, 2, 4, 1, 3)
     scale, shift = (np.repeat(row, side * side) for row in _scale_and_shift(settings))
-    pixels: Float32Array = np.ascontiguousarray(patches).reshape(h * w, -1) * scale
+    # Cut into patches as bytes, a quarter of what there would be to move afterwards.
+    pixels: Float32Array = byte_patches(rgb, side) * scale
     pixels += shift
     return pixels, (h, w)
 
 
 def resized_rgb(
-    image: Image.Image,
+    image: Image.Image | UInt8Array,
     settings: ImageSettings,
     threads: int = 1,
     size: tuple[int, int] | None = None,
+    orientation: int = 1,
 ) -> UInt8Array:
     """The image at the size at which it reaches the model, not normalised yet.
 
     Args:
-        image: any mode; converted to RGB.
+        image: any mode, converted to RGB; or pixels, uint8 (H, W, 3).
         settings: the checkpoint's image settings.
         threads: how many may work on it.
-        size: (width, height) of the picture before a scaled decoder made it smaller.
+        size: (width, height) of the image before a scaled decoder made it smaller, as it is to be
+            seen.
+        orientation: EXIF's, 1 to 8: how the pixels are to be turned.
 
     Returns:
         uint8 (H, W, 3); H and W are multiples of the patch size.
@@ -86,14 +100,47 @@ def resized_rgb(
     Raises:
         ImageError: the image is too small or too elongated.
     """
-    width, height = settings.resized(*(size or image.size))
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    if settings.resolution == "native":
-        return resize(image, (width, height), settings.resample, threads)
-    square = resize_padded(image, settings.resize_edge, settings.resample, threads)
-    start = (settings.resize_edge - settings.image_size) // 2
-    return square[start : start + height, start : start + width]
+    if isinstance(image, Image.Image):
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        lying = image.size
+    else:
+        lying = (image.shape[1], image.shape[0])
+    seen = (lying[1], lying[0]) if orientation >= 5 else lying
+    width, height = settings.resized(*(size or seen))
+    native, edge = settings.resolution == "native", settings.resize_edge
+    target = (width, height) if native else (edge, edge)
+    if compiled(lying[0] * lying[1], settings.resample):
+        pixels = pixels_of(image) if isinstance(image, Image.Image) else image
+        side = None if native else max(lying)
+        result = resize_compiled(pixels, target, threads, side, orientation)
+    else:
+        picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        if orientation in TURNS:
+            picture = picture.transpose(TURNS[orientation])
+        if native:
+            result = resize(picture, target, settings.resample, threads)
+        else:
+            result = resize_padded(picture, edge, settings.resample, threads)
+    if native:
+        return result
+    start = (edge - settings.image_size) // 2
+    return result[start : start + height, start : start + width]
+
+
+def byte_patches(rgb: UInt8Array, patch_size: int) -> UInt8Array:
+    """Cut resized pixels into flattened patches, as bytes.
+
+    Args:
+        rgb: uint8 (H, W, 3), H and W multiples of ``patch_size``.
+        patch_size: P.
+
+    Returns:
+        uint8 (h * w, 3 * P * P), the grid row-major, each patch flattened as (3, P, P).
+    """
+    h, w = rgb.shape[0] // patch_size, rgb.shape[1] // patch_size
+    patches = rgb.reshape(h, patch_size, w, patch_size, 3).transpose(0, 2, 4, 1, 3)
+    return np.ascontiguousarray(patches).reshape(h * w, -1)
 
 
 def patchify(pixels: Float32Array, patch_size: int) -> Float32Array:

@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from vora_core import bicubic
-from vora_core.bicubic_weights import UInt8Array
+from vora_core.bicubic_weights import Taps, UInt8Array, taps
+from vora_core.pixel_memory import pixels_of
 
 #: Pixels of a band of rows; bounds the memory that padding an elongated image takes.
 BAND_PIXELS = 1 << 20
@@ -69,8 +70,8 @@ def resize(image: Image.Image, size: tuple[int, int], resample: int, threads: in
     Returns:
         uint8 (height, width, 3): rows resized first, then columns.
     """
-    if _compiled(image, resample):
-        return _resize_compiled(image, size, threads)
+    if compiled(image.width * image.height, resample):
+        return resize_compiled(pixels_of(image), size, threads)
     if image.width * image.height < ALONE_PIXELS:
         threads = 1
     if threads < 2 or image.width == size[0]:
@@ -99,8 +100,8 @@ def resize_padded(image: Image.Image, edge: int, resample: int, threads: int) ->
     if width == height:
         return resize(image, (edge, edge), resample, threads)
     side = max(width, height)
-    if _compiled(image, resample):
-        return _resize_compiled(image, (edge, edge), threads, side=side)
+    if compiled(width * height, resample):
+        return resize_compiled(pixels_of(image), (edge, edge), threads, side=side)
     rows = Image.new("RGB", (edge, side))
     _across(image, rows, resample, threads, pad=width < side)
     return _down(rows, edge, resample, threads)
@@ -147,40 +148,63 @@ def _down(rows: Image.Image, height: int, resample: int, threads: int) -> UInt8A
     return result
 
 
-def _compiled(image: Image.Image, resample: int) -> bool:
+def resize_compiled(
+    pixels: UInt8Array,
+    size: tuple[int, int],
+    threads: int,
+    side: int | None = None,
+    orientation: int = 1,
+) -> UInt8Array:
+    """Both passes of the compiled filter, of the pixels as they are to be seen.
+
+    Turned pixels are never moved: the passes change places, and weights are reversed. Black around
+    the image never exists.
+
+    Args:
+        pixels: uint8 (H, W, 3 or 4).
+        size: (width, height) to resize to.
+        threads: how many may work on it.
+        side: of the black square that the image is centred on; none where absent.
+        orientation: EXIF's, 1 to 8.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    height, width = pixels.shape[:2]
+    swapped = orientation >= 5
+    across, down = (size[1], size[0]) if swapped else size  # of the pixels as they lie
+    taps_across = taps(width, side or width, across, mirrored=orientation in (2, 3, 7, 8))
+    taps_down = taps(height, side or height, down, mirrored=orientation in (3, 4, 6, 7))
+    if swapped:
+        result = _rows(_columns(pixels, taps_down, threads), taps_across, threads)
+        return np.ascontiguousarray(result.transpose(1, 0, 2))
+    return _columns(_rows(pixels, taps_across, threads), taps_down, threads)
+
+
+def _rows(pixels: UInt8Array, given: Taps, threads: int) -> UInt8Array:
+    result = np.empty((len(pixels), len(given[0]), 3), dtype=np.uint8)
+    _in_bands(lambda a, b: bicubic.filter_rows(pixels, given, result, a, b), len(pixels), threads)
+    return result
+
+
+def _columns(pixels: UInt8Array, given: Taps, threads: int) -> UInt8Array:
+    pixels = np.ascontiguousarray(pixels)
+    result = np.empty((len(given[0]), *pixels.shape[1:]), dtype=np.uint8)
+    _in_bands(
+        lambda a, b: bicubic.filter_columns(pixels, given, result, a, b), len(result), threads
+    )
+    return result
+
+
+def _in_bands(work: Callable[[int, int], None], length: int, threads: int) -> None:
+    band = max(1, -(-length // threads))
+    spread(lambda start: work(start, min(start + band, length)), range(0, length, band), threads)
+
+
+def compiled(pixels: int, resample: int) -> bool:
     """Whether the compiled filter does what is asked, and is worth its start."""
     return (
         resample == Image.Resampling.BICUBIC
-        and image.width * image.height >= bicubic.WORTHWHILE_PIXELS
+        and pixels >= bicubic.WORTHWHILE_PIXELS
         and bicubic.available()
     )
-
-
-def _resize_compiled(
-    image: Image.Image, size: tuple[int, int], threads: int, side: int | None = None
-) -> UInt8Array:
-    """Both passes of the compiled filter; of a black square around the image where it has one."""
-    width, height = image.size
-    padded_width, padded_height = (side, side) if side else image.size
-    left, top = (padded_width - width) // 2, (padded_height - height) // 2
-    rows = np.zeros((padded_height, size[0], 3), dtype=np.uint8)
-    band = max(1, min(-(-height // threads), BAND_PIXELS // padded_width))
-
-    def across(start: int) -> None:
-        end = min(start + band, height)
-        pixels = np.asarray(image.crop((0, start, width, end)))
-        if padded_width > width:
-            strip = np.zeros((end - start, padded_width, 3), dtype=np.uint8)
-            strip[:, left : left + width] = pixels
-            pixels = strip
-        rows[top + start : top + end] = bicubic.filter_rows(pixels, size[0])
-
-    spread(across, range(0, height, band), threads)
-    result = np.empty((size[1], size[0], 3), dtype=np.uint8)
-    band_down = -(-size[1] // threads)
-
-    def down(start: int) -> None:
-        bicubic.filter_columns(rows, result, start, min(start + band_down, size[1]))
-
-    spread(down, range(0, size[1], band_down), threads)
-    return result

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -20,6 +21,8 @@ from tests.checkpoints import FIXTURES
 from tests.model_plugin.conftest import noise_image, open_image
 from tests.oracle import Oracle
 from vora_core import bicubic, resampling
+from vora_core.pixel_memory import pixels_of
+from vora_core.pixels import TURNS, resized_rgb
 
 RELEASED = json.loads((FIXTURES / "merged" / "preprocessor_config.json").read_text())
 
@@ -91,7 +94,7 @@ def test_every_mode_of_image(oracle: Oracle, mode: str, resolution: str) -> None
     assert np.abs(preprocess(image, read(data)) - judge(oracle, data).pixels(image)).max() < 1e-5
 
 
-@settings(max_examples=60)
+@hypothesis_settings(max_examples=60)
 @given(
     st.integers(14, 260),
     st.integers(14, 260),
@@ -161,7 +164,7 @@ def test_the_smallest_and_longest_that_pass(resolution: Any, size: tuple[int, in
 
 @pytest.mark.parametrize("compiled", [False, True])
 @given(st.integers(2, 300), st.integers(2, 300), st.integers(1, 120), st.data())
-@settings(deadline=None)  # the first compiles
+@hypothesis_settings(deadline=None)  # the first compiles
 def test_bands_and_threads_give_the_released_bytes(
     compiled: bool, width: int, height: int, edge: int, data: st.DataObject
 ) -> None:
@@ -312,3 +315,41 @@ def test_a_flipped_quirk_is_seen(oracle: Oracle) -> None:
         other.padding = padding
         assert np.abs(got - other.pixels(image)).mean() > 0.1
     assert np.abs(got - judge(oracle, RELEASED).pixels(image)).mean() < 1e-6
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(601, 901), (2000, 300), (512, 512)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ImageSettings(),
+        ImageSettings(resize_edge=512),
+        ImageSettings(resolution="native", merge_size=2),
+    ],
+    ids=["fixed", "cropped", "native"],
+)
+def test_turned_pixels_are_those_of_the_turned_image(
+    settings: ImageSettings,
+    size: tuple[int, int],
+    orientation: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Compiled: passes change places and weights are reversed; Pillow turns the pixels first."""
+    noise = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    turned = image.transpose(TURNS[orientation]) if orientation > 1 else image
+    compiled = [
+        resized_rgb(source, settings, 2, orientation=orientation) for source in (image, noise)
+    ]
+    monkeypatch.setattr(bicubic, "available", lambda: False)
+    plain = resized_rgb(turned, settings)
+    for result in (*compiled, resized_rgb(image, settings, orientation=orientation)):
+        np.testing.assert_array_equal(result, plain)
+
+
+def test_pixels_without_a_copy() -> None:
+    image = Image.new("RGB", (64, 48), (1, 2, 3))
+    pixels = pixels_of(image)
+    image.paste((9, 8, 7), (0, 0, 64, 1))
+    assert pixels[0, 5, :3].tolist() == [9, 8, 7]
+    assert pixels[1, 5, :3].tolist() == [1, 2, 3]
