@@ -1,10 +1,11 @@
-"""The arrows of the house, as a table, and a checker that reads source without running it."""
+"""The layering rules as a table, and checkers that read source without running it."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,8 +39,8 @@ RULES = (
     Rule("model_plugin", ("numba",)),
     Rule("loadtest", ("model_plugin", "vora_serve", "tests")),
     # Children are programs, run in processes of their own by the interpreter that has the engine.
-    Rule("loadtest", ("torch", "transformers", "vllm"), but=("loadtest.children",)),
-    Rule("loadtest", ("loadtest.children",), but=("loadtest.children",)),
+    Rule("loadtest", ("torch", "transformers", "vllm"), but=("loadtest.programs",)),
+    Rule("loadtest", ("loadtest.programs",), but=("loadtest.programs",)),
 )
 
 
@@ -110,6 +111,7 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
     return found
 
 
+@cache
 def import_graph() -> dict[str, set[str]]:
     """Module to the modules of this project that it imports, wherever in its source it does.
 
@@ -139,7 +141,7 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     def visit(module: str) -> None:
         order[module] = low[module] = len(order)
         stack.append(module)
-        for target in sorted(graph[module]):
+        for target in sorted(graph.get(module, ())):
             if target not in order:
                 visit(target)
                 low[module] = min(low[module], low[target])
@@ -161,3 +163,18 @@ def _package_of(name: str) -> str:
     """The package that ``name`` is, or that the module ``name`` stands in."""
     is_package = ROOT.joinpath(*name.split(".")).is_dir()
     return name if is_package else name.rpartition(".")[0]
+
+
+def package_graph() -> dict[str, set[str]]:
+    """Per package, the packages that its modules import, but those above or below it."""
+    files = {module_name(path): path for path in sources()}
+
+    def home(name: str) -> str:
+        return name if files[name].name == "__init__.py" else name.rpartition(".")[0]
+
+    result: dict[str, set[str]] = {}
+    for name, targets in import_graph().items():
+        for target in map(home, targets):
+            if not below(home(name), target) and not below(target, home(name)):
+                result.setdefault(home(name), set()).add(target)
+    return result

@@ -8,3 +8,5 @@ transformers' Auto classes VoRA, which needs transformers.
 
 __version__ = "0.1.0"
 """Of the whole distribution."""
+
+__all__ = ["__version__"]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from loadtest.analysis.measures import answers_of, cpu_per_request, measure
-from loadtest.analysis.model import ModelCost
 from loadtest.analysis.stats import Interval, difference_interval, ratio_interval
+from loadtest.cost import ModelCost
 from loadtest.drive.points import Point, points_of
 from loadtest.drive.store import RunFolder, write_whole
 from loadtest.settings import RunSettings, parse_settings

@@ -1,4 +1,4 @@
-"""The load generator, ``vllm bench serve``, in a child process that stays for the whole run."""
+"""The load generator, ``vllm bench serve``, in a subprocess that stays for the whole run."""
 
 from __future__ import annotations
 
@@ -9,30 +9,15 @@ import select
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from loadtest.drive.points import Point
+from loadtest.servers import Target
 from vora_core.errors import GeneratorError
 
-WORKER = Path(__file__).parents[1] / "children" / "bench_worker.py"
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where requests go.
-
-    Args:
-        url: base URL, without ``/v1``.
-        model: name in requests.
-        key: API key.
-    """
-
-    url: str
-    model: str
-    key: str | None = None
+WORKER = Path(__file__).parents[1] / "programs" / "bench_worker.py"
 
 
 class Generator:

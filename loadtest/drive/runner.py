@@ -14,12 +14,12 @@ from typing import Any
 
 import httpx
 
-from loadtest.analysis.checkpoint import describe_checkpoint
-from loadtest.drive.generator import Generator, Target
+from loadtest.cost import describe_checkpoint
+from loadtest.drive.generator import Generator
 from loadtest.drive.machine import describe_machine, describe_versions
 from loadtest.drive.points import Point, points_of, requests_for, seed_for, write_requests
 from loadtest.drive.store import RunFolder
-from loadtest.servers import Server, Sums, means_between, scrape, watch
+from loadtest.servers import Server, Sums, Target, means_between, scrape, watch
 from loadtest.settings import RunSettings, Workload
 from vora_core.errors import EngineError, GeneratorError, VoRAError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.analysis.model import ModelCost
+from loadtest.cost import ModelCost
 from loadtest.plan.simulate import Cost, Engine
 from vora_core.errors import ConfigError
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from loadtest.analysis.model import ModelCost
+from loadtest.cost import ModelCost
 from loadtest.plan.calibrate import cost_of
 from loadtest.plan.simulate import Cost, Engine, poisson_arrivals, simulate
 from loadtest.settings import ServiceLevel

@@ -14,12 +14,12 @@ from typing import Any
 import httpx
 import psutil
 
-from loadtest.drive.generator import Target
 from loadtest.servers.processes import end_tree
+from loadtest.servers.target import Target
 from loadtest.settings import EngineSettings, ServerSpec
 from vora_core.errors import ConfigError, EngineError
 
-CHILDREN = Path(__file__).parents[1] / "children"
+PROGRAMS = Path(__file__).parents[1] / "programs"
 _PRIVATE = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -166,14 +166,14 @@ class Server:
         own = [*self._engine.args, *spec.args]
         if spec.kind == "stock":
             return [
-                *(python, str(CHILDREN / "stock_engine.py"), "--model", str(spec.model)),
+                *(python, str(PROGRAMS / "stock_engine.py"), "--model", str(spec.model)),
                 *("--host", "127.0.0.1", "--port", str(port)),
                 *("--served-model-name", spec.name, "--disable-uvicorn-access-log", *own),
             ]
         if spec.kind == "delay":
             assert self.upstream is not None
             there = self.upstream.target.url.removeprefix("http://")
-            program = str(CHILDREN / "delay_proxy.py")
+            program = str(PROGRAMS / "delay_proxy.py")
             return [python, program, str(port), there, str(spec.delay_ms)]
         vora_serve = Path(python).parent / "vora-serve"
         if not vora_serve.exists():

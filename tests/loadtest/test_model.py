@@ -9,9 +9,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-from loadtest.analysis.checkpoint import read_checkpoint
-from loadtest.analysis.model import Decoder, ModelCost, Tower
 from loadtest.checkpoints import build_llava, build_qwen2_5_vl, build_vora
+from loadtest.cost.checkpoint import read_checkpoint
+from loadtest.cost.model import Decoder, ModelCost, Tower
 from loadtest.shapes import SHAPES, Shape, shape
 from vora_core.errors import CheckpointError
 

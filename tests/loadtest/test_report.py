@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from loadtest.analysis.checkpoint import describe_checkpoint
 from loadtest.analysis.regressions import compare_runs, load_results
 from loadtest.analysis.summary import summarise
 from loadtest.checkpoints import build_llava, build_vora
 from loadtest.cli import main
+from loadtest.cost import describe_checkpoint
 from loadtest.drive.store import RunFolder
 from loadtest.settings import parse_settings
 from loadtest.shapes import shape

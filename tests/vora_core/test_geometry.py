@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
 
-from loadtest.analysis.model import Decoder, ModelCost
+from loadtest.cost.model import Decoder, ModelCost
 from model_plugin import VoRAImageProcessor
 from vora_core.checkpoint import CheckpointHeader
 from vora_core.errors import ConfigError, ImageError

@@ -48,8 +48,8 @@ def test_pretraining_layout_says_what_is_served() -> None:
     merged = inspect(FIXTURES / "merged")
     assert found.layout.startswith("pretraining")
     assert found.lora.startswith("rank ")
-    assert found.parameters["LoRA factors"] > 0
-    assert found.parameters["distillation (left out when served)"] > 0
+    assert found.parameters["LoRA factors"] == 32_768
+    assert found.parameters["distillation (left out when served)"] == 82_048
     assert found.served_parameters == merged.served_parameters
     assert found.can_be_served
     text = describe(found)

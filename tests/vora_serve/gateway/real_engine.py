@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,13 +102,18 @@ def command(tmp_path: Path, *arguments: str, log: str = "serve.log") -> Iterator
 
 @contextmanager
 def serving(
-    tmp_path: Path, *arguments: str, model: Path = MODEL, name: str = "tiny"
+    tmp_path: Path,
+    *arguments: str,
+    model: Path = MODEL,
+    name: str = "tiny",
+    engine_arguments: Sequence[str] = (),
 ) -> Iterator[Served]:
     """The command with an engine of its own."""
     engine = [
         "--", "--max-model-len", "1024", "--enforce-eager",
         # A random model would fill its answers with blanks.
         "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
+        *engine_arguments,
     ]  # fmt: skip
     names = ["--model", str(model), "--served-model-name", name, "--verbose"]
     images = ["--allow-image-network", "127.0.0.1/32"]

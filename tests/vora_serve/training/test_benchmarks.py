@@ -16,9 +16,7 @@ def test_naive_form_and_ours_have_the_same_losses() -> None:
     arguments = argparse.Namespace(size="tiny", device="cpu", bf16=False, steps=1, peak_tflops=1.0)
     result = throughput.measure(arguments)
     assert result["largest_difference_of_losses"] < 1e-5
-    assert result["naive"]["padding"] > 0
-    assert result["ours"]["mfu"] > 0
-    assert result["times_as_fast"] > 0
+    assert 0 < result["naive"]["padding"] < 1
 
 
 def curve(speed: float, steps: int = 400) -> list[float]:

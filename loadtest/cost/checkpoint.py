@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loadtest.analysis.model import Decoder, ModelCost, Tower
+from loadtest.cost.model import Decoder, ModelCost, Tower
 from vora_core.checkpoint import CheckpointHeader
 from vora_core.errors import ConfigError
 from vora_core.geometry import side_of
