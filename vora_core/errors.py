@@ -21,6 +21,7 @@ with it (2: usage, configuration, checkpoint; 1: the rest) and the HTTP status t
         ├── MethodNotAllowedError      405
         ├── RequestTimeoutError        408, the client sent its request too slowly
         ├── RequestTooLargeError       413
+        │   └── ImageTooLargeError     413, an image exceeds a limit
         ├── UnsupportedMediaTypeError  415
         ├── RateLimitError             429
         ├── InternalError              500
@@ -188,6 +189,12 @@ class RequestTooLargeError(APIError):
     status = 413
     error_type = "invalid_request_error"
     default_code = "request_too_large"
+
+
+class ImageTooLargeError(RequestTooLargeError):
+    """413: an image, or all of a request's together, exceed a limit; the message names it."""
+
+    default_code = "image_too_large"
 
 
 class UnsupportedMediaTypeError(APIError):

@@ -27,6 +27,8 @@ class RequestContext:
     """What it is doing: receive, queue, images, prefill, decode."""
     waited_s: float = 0.0
     """Spent on others: the client's body, the queue, the images' hosts, the engine."""
+    images: str = ""
+    """Sizes and, where known, tokens of the images as the engine gets them."""
     dropped_fields: list[str] = field(default_factory=list)
     span: Any = None
     """The request's OpenTelemetry span, where traces are made."""

@@ -176,8 +176,10 @@ class _Generation:
         context, metrics = self._context, self._state.metrics
         self._state.queue.require_room(self._caller, self._queue_cap)
         context.phase = "images"
-        loaded = await self._state.images.load(parsed.images, self._share)
-        parsed.place_images(loaded.urls)
+        geometry = self._state.balancer.image_settings(parsed.model)
+        loaded = await self._state.images.load(parsed.images, self._share, geometry)
+        self._share.shrink(parsed.place_images(loaded.urls))
+        context.images = loaded.summary()
         context.waited_s += loaded.fetch_s
         context.fields["images"] = len(loaded.urls)
         metrics.images.inc(len(loaded.urls))

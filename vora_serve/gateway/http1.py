@@ -147,6 +147,24 @@ class Connection(asyncio.Protocol):
             raise ConnectError(type(error).__name__) from error
         return connection
 
+    async def start_tls(self, context: ssl.SSLContext, name: str, timeout: float) -> None:
+        """Encrypt a tunnel that a ``CONNECT`` request has opened.
+
+        Raises:
+            ConnectError: no TLS within ``timeout`` seconds.
+        """
+        assert self._transport is not None
+        self._complete = True  # of the answer to CONNECT there is no more to come
+        try:
+            async with asyncio.timeout(timeout):
+                transport = await self._loop.start_tls(
+                    self._transport, self, context, server_hostname=name
+                )
+        except (OSError, TimeoutError, ValueError) as error:
+            self.close()
+            raise ConnectError(type(error).__name__) from error
+        self._transport = cast(asyncio.Transport, transport)
+
     def close(self) -> None:
         """Drop the connection at once; whatever the peer does for it, it may stop."""
         self.closed = True

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vora_core.errors import RateLimitError
+from vora_core.errors import RateLimitError, RequestTooLargeError
 from vora_serve.gateway.semaphore import WeightedSemaphore
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
@@ -36,8 +36,14 @@ class Share:
         """Count bytes in, before or as they arrive.
 
         Raises:
-            RateLimitError: no room.
+            RequestTooLargeError: this request alone exceeds the budget.
+            RateLimitError: no room at the moment.
         """
+        if self.held + size > self._budget.total:
+            raise RequestTooLargeError(
+                "The request with its images exceeds the limit server.max_body_memory_bytes, "
+                f"{self._budget.total} bytes."
+            )
         self._budget.acquire(size)
         self.held += size
 
@@ -59,6 +65,7 @@ class MemoryBudget:
     """
 
     def __init__(self, total: int) -> None:
+        self.total = total
         self._bytes = WeightedSemaphore(total)
 
     @property

@@ -169,8 +169,8 @@ class ImageSettings(Section):
     max_count: PositiveInt = 16
     max_bytes: PositiveInt = 20 * 2**20
     max_total_bytes: PositiveInt = 24 * 2**20
-    max_pixels: PositiveInt = 25_000_000
-    max_total_pixels: PositiveInt = 128_000_000
+    max_pixels: PositiveInt = 52_000_000
+    max_total_pixels: PositiveInt = 200_000_000
     min_side_pixels: PositiveInt = 2
     max_aspect_ratio: Annotated[float, Field(ge=1)] = 200.0
     max_url_chars: PositiveInt = 8192
@@ -178,19 +178,25 @@ class ImageSettings(Section):
     """For one image: names, connection, redirects and body together."""
     total_timeout_s: Seconds = 30.0
     connect_timeout_s: Seconds = 4.0
-    max_redirects: Annotated[int, Field(ge=0, le=10)] = 3
+    max_redirects: Annotated[int, Field(ge=0, le=10)] = 5
     allow_downgrade: bool = False
     """Whether an https URL may redirect to http."""
     max_concurrent_fetches: PositiveInt = 64
     max_concurrent_fetches_per_request: PositiveInt = 8
-    decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
-    decode_memory_pixels: PositiveInt = 25_000_000
+    decode_threads: Annotated[int, Field(ge=1, le=64)] | None = None
+    """As many as there are cores where absent."""
+    fast_decode: bool = False
+    """Decode large JPEGs at a fraction of their size: faster, not quite the released pixels."""
+    decode_memory_pixels: PositiveInt = 52_000_000
     """Pixels being decoded at one time, all requests together."""
     passthrough: bool = True
-    """Forward a plain JPEG or PNG as it came once it has been decoded without fault."""
+    """For engines that take no ready pixels: leave a plain file in the encoding that it came in."""
     user_agent: str = "vora-serve"
+    proxy: Annotated[str, Field(pattern=r"^http://[^/]+/?$")] | None = None
+    """An HTTP proxy to fetch through; it resolves names then."""
     detail_pixels: dict[Literal["low", "high", "auto", "original"], PositiveInt] = {}
-    """Largest number of pixels by the caller's ``detail``; nothing by default."""
+    """Largest number of pixels by the caller's ``detail``. By default only ``low`` has one, 512 x
+    512, and only for models of native resolution."""
     cache: ImageCacheSettings = ImageCacheSettings()
 
 

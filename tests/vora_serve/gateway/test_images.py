@@ -8,24 +8,31 @@ import contextlib
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
+from model_plugin.processor import VoRAImageProcessor
 from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from tests.vora_serve.gateway.fake_web import FakeWeb, response, serving
 from tests.vora_serve.gateway.test_chat import data_url
-from vora_serve.errors import ImageRequestError
+from vora_core.errors import ImageRequestError, ImageTooLargeError
+from vora_core.geometry import ImageSettings as Geometry
+from vora_core.pixels import byte_patches
+from vora_core.ready_pixels import unpack
 from vora_serve.gateway.images.addresses import AddressPolicy
 from vora_serve.gateway.images.cache import ImageCache
-from vora_serve.gateway.images.decode import DecodeLimits, NormalisedImage, normalise
+from vora_serve.gateway.images.clean import CleanImage
+from vora_serve.gateway.images.formats import DecodeLimits, read_header
+from vora_serve.gateway.images.prepare import Target, prepare
 from vora_serve.gateway.images.urls import URLPolicy
 
-LIMITS = DecodeLimits(max_pixels=1_000_000, min_side=2, max_aspect_ratio=100)
+LIMITS = DecodeLimits(max_pixels=3_000_000, min_side=2, max_aspect_ratio=100)
 
 
 def encode(image: Image.Image, kind: str, **save: object) -> bytes:
@@ -34,11 +41,16 @@ def encode(image: Image.Image, kind: str, **save: object) -> bytes:
     return buffer.getvalue()
 
 
-def decoded(content: bytes, **more: int) -> np.ndarray:
-    """The pixels that the engine would see."""
-    result = normalise(content, LIMITS, **more)  # type: ignore[arg-type]
+def prepared(content: bytes, **target: Any) -> CleanImage:
+    """The image as an engine gets it."""
+    return prepare(content, read_header(content, LIMITS), Target(**target))
+
+
+def decoded(content: bytes, **target: Any) -> np.ndarray:
+    """The pixels that an engine of which nothing is known would see."""
+    result = prepared(content, **target)
     image = Image.open(io.BytesIO(result.content))
-    assert image.mode in ("RGB", "L")
+    assert image.mode in ("RGB", "L", "P", "1")
     assert image.size == (result.width, result.height)
     return np.asarray(image.convert("RGB"))
 
@@ -131,32 +143,31 @@ def test_the_first_frame(kind: str) -> None:
 
 def test_plain_files_pass_as_they_are() -> None:
     for content in (picture(kind="JPEG"), picture(kind="PNG")):
-        assert normalise(content, LIMITS).content is content
-        assert normalise(content, LIMITS, passthrough=False).content is not content
+        assert prepared(content).content == content
+    assert prepared(picture(), passthrough=False).content != picture()
 
 
 def test_passing_through_changes_no_pixel() -> None:
     noise = Image.effect_noise((100, 80), 90).convert("RGB")
     content = encode(noise, "JPEG", quality=80)
     with_passthrough = decoded(content)
-    without = np.asarray(
-        Image.open(io.BytesIO(normalise(content, LIMITS, passthrough=False).content))
-    )
-    assert (with_passthrough == without).all()
+    assert (with_passthrough == np.asarray(Image.open(io.BytesIO(content)))).all()
 
 
 def test_pixel_budget() -> None:
-    result: NormalisedImage = normalise(picture(400, 100), LIMITS, budget=10_000)
+    result = prepared(picture(400, 100), max_pixels=10_000)
     assert (result.width, result.height) == (200, 50)
 
 
-@given(st.binary(max_size=300), st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"]))
+@given(
+    st.binary(max_size=300), st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF"])
+)
 def test_any_bytes(junk: bytes, kind: str) -> None:
     """A real beginning, then anything: an image or one clean error."""
     content = picture(16, 16, kind=kind)
     for at in (8, 20, len(content) // 2):
-        with contextlib.suppress(ImageRequestError):
-            normalise(content[:at] + junk + content[at + len(junk) :], LIMITS)
+        with contextlib.suppress(ImageRequestError, ImageTooLargeError):
+            prepared(content[:at] + junk + content[at + len(junk) :])
 
 
 def test_detail_changes_nothing_unless_told(engine: FakeEngine, start_gateway: Start) -> None:
@@ -289,3 +300,179 @@ def test_data_urls_with_line_breaks(gateway: LiveGateway) -> None:
     text = base64.encodebytes(picture()).decode()
     assert gateway.show(f"data:image/png;base64,{text}").status_code == 200
     assert gateway.show(f"data:image/png;base64,{text.strip().rstrip('=')}").status_code == 200
+
+
+# ---------------------------------------------------------------------- whole or refused
+
+#: Photograph-like, so that damage has data to hit.
+SCENE = Image.blend(
+    Image.radial_gradient("L").resize((120, 90)).convert("RGB"),
+    Image.effect_noise((120, 90), 60).convert("RGB"),
+    0.4,
+)
+WHOLE = {
+    "JPEG": encode(SCENE, "JPEG", quality=90),
+    "progressive JPEG": encode(SCENE, "JPEG", progressive=True),
+    "CMYK JPEG": encode(SCENE.convert("CMYK"), "JPEG"),
+    "grey JPEG": encode(SCENE.convert("L"), "JPEG"),
+    "PNG": encode(SCENE, "PNG"),
+    "palette PNG": encode(SCENE.convert("P"), "PNG"),
+    "GIF": encode(SCENE, "GIF"),
+    "WEBP": encode(SCENE, "WEBP"),
+    "lossless WEBP": encode(SCENE, "WEBP", lossless=True),
+    "AVIF": encode(SCENE, "AVIF"),
+    "BMP": encode(SCENE, "BMP"),
+    "TIFF": encode(SCENE, "TIFF"),
+    "LZW TIFF": encode(SCENE, "TIFF", compression="tiff_lzw"),
+    "deflated TIFF": encode(SCENE, "TIFF", compression="tiff_adobe_deflate"),
+    "JPEG TIFF": encode(SCENE, "TIFF", compression="jpeg"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
+def test_cut_off_files_are_refused(name: str, share: float) -> None:
+    content = WHOLE[name]
+    assert decoded(content).shape == (90, 120, 3)
+    if "TIFF" in name:  # Pillow writes the directory first, or last
+        share = min(share, 0.9)
+    with pytest.raises(ImageRequestError):
+        prepared(content[: int(len(content) * share)])
+
+
+@pytest.mark.parametrize("name", [name for name in WHOLE if name != "BMP" and name != "TIFF"])
+def test_zeroed_data_is_refused(name: str) -> None:
+    """A hole in the middle of compressed data, as a failed download leaves it."""
+    content = WHOLE[name]
+    hole = range(len(content) // 2, len(content) // 2 + len(content) // 4)
+    damaged = content[: hole.start] + bytes(len(hole)) + content[hole.stop :]
+    if name in ("WEBP", "AVIF", "lossless WEBP", "JPEG TIFF"):
+        # These decoders see no fault in much of what they read: no crash, no hang.
+        with contextlib.suppress(ImageRequestError):
+            prepared(damaged)
+        return
+    with pytest.raises(ImageRequestError):
+        prepared(damaged)
+
+
+def test_every_flipped_byte_of_a_png_is_refused() -> None:
+    content = WHOLE["PNG"]
+    for at in range(8, len(content), 97):
+        damaged = content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :]
+        with pytest.raises((ImageRequestError, ImageTooLargeError)):
+            prepared(damaged)
+
+
+@pytest.mark.parametrize("cut", [b"", b"\xff\xd9"], ids=["no end", "an end put on"])
+def test_half_a_jpeg_is_refused(cut: bytes) -> None:
+    content = WHOLE["JPEG"]
+    with pytest.raises(ImageRequestError):
+        prepared(content[: len(content) // 2] + cut)
+
+
+def test_metadata_neither_hinders_nor_leaves() -> None:
+    """Megabytes of text, a broken profile, EXIF with a place: dropped, and no pixel changes."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("mxfile", "x" * 3_000_000, zip=True)
+    info.add_itxt("XML:com.adobe.xmp", "y" * 2_000_000, zip=True)
+    content = encode(SCENE, "PNG", pnginfo=info, icc_profile=b"z" * 2_000_000)
+    assert (decoded(content) == np.asarray(SCENE)).all()
+    assert prepared(content).content == WHOLE["PNG"]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "secret place"
+    jpeg = encode(SCENE, "JPEG", quality=90, exif=exif, comment=b"secret words")
+    assert b"secret" in jpeg
+    assert prepared(jpeg).content == WHOLE["JPEG"]
+
+
+def test_the_first_image_of_an_mpo() -> None:
+    other = Image.new("RGB", (120, 90), "red")
+    content = encode(SCENE, "MPO", quality=90, save_all=True, append_images=[other])
+    assert (decoded(content) == decoded(WHOLE["JPEG"])).all()
+    assert len(prepared(content).content) < len(content) - 500
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
+def test_sixteen_bit_tiff(compression: str | None) -> None:
+    content = encode(Image.fromarray(GRADIENT), "TIFF", compression=compression)
+    assert np.abs(decoded(content)[..., 0].astype(int) - GRADIENT / 257).max() <= 1
+
+
+def test_turned_photographs_do_not_grow() -> None:
+    """A JPEG stays a JPEG of its quality."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    large = SCENE.resize((1200, 900), Image.Resampling.BICUBIC)
+    content = encode(large, "JPEG", quality=88, exif=exif)
+    result = prepared(content)
+    assert result.media_type == "image/jpeg"
+    assert len(result.content) < 1.1 * len(content)
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content)))).astype(int)
+    assert np.abs(decoded(content).astype(int) - shown).mean() < 1
+
+
+# ---------------------------------------------------------------------- ready pixels
+
+FIXED = Geometry(image_size=112, resize_edge=112)
+NATIVE = Geometry(resolution="native", merge_size=2, max_pixels=28 * 28 * 40)
+
+
+@pytest.mark.parametrize("geometry", [FIXED, NATIVE], ids=["fixed", "native"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(120, 90), (90, 200), (900, 640)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_ready_pixels_are_the_processors(
+    kind: str, size: tuple[int, int], orientation: int, geometry: Geometry
+) -> None:
+    """Bit for bit what the model's own processor makes of the image as a viewer shows it."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    content = encode(SCENE.resize(size), kind, exif=exif)
+    shown = Image.open(io.BytesIO(content))
+    shown.load()
+    check_ready(content, ImageOps.exif_transpose(shown), geometry)
+
+
+@pytest.mark.parametrize("geometry", [FIXED, NATIVE], ids=["fixed", "native"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_ready_pixels_of_every_kind(name: str, geometry: Geometry) -> None:
+    check_ready(WHOLE[name], Image.open(io.BytesIO(WHOLE[name])), geometry)
+
+
+def check_ready(content: bytes, shown: Image.Image, geometry: Geometry) -> None:
+    result = prepared(content, settings=geometry)
+    found = unpack(result.content, geometry)
+    assert found is not None
+    rgb, (width, height) = found
+    got = np.frombuffer(rgb, np.uint8).reshape(height, width, 3)
+    reference = VoRAImageProcessor(geometry)([shown.convert("RGB")], return_tensors="np")
+    mean, std = (np.array(row, np.float64) for row in (geometry.image_mean, geometry.image_std))
+    patches = byte_patches(got, geometry.patch_size).reshape(-1, 3, geometry.patch_size**2)
+    scale = (geometry.rescale_factor / std).astype(np.float32)[:, None]
+    normalised = patches * scale + (-mean / std).astype(np.float32)[:, None]
+    np.testing.assert_array_equal(normalised.reshape(len(patches), -1), reference["pixel_values"])
+    assert reference["image_grid_hw"].tolist() == [
+        [height // geometry.patch_size, width // geometry.patch_size]
+    ]
+    assert result.tokens == geometry.num_tokens(*shown.size)
+
+
+def test_other_settings_do_not_take_ready_pixels() -> None:
+    content = prepared(WHOLE["PNG"], settings=FIXED).content
+    assert unpack(content, FIXED) is not None
+    assert unpack(content, NATIVE) is None
+    assert unpack(content, Geometry(image_size=112, resize_edge=128)) is None
+    assert unpack(content[:-1], FIXED) is None
+    assert unpack(encode(SCENE, "PPM"), FIXED) is None
+    assert Image.open(io.BytesIO(content)).size == (112, 112), "any decoder reads it"
+
+
+@pytest.mark.parametrize("size", [(1600, 1200), (1200, 1600), (4000, 500)])
+@pytest.mark.parametrize("geometry", [FIXED, NATIVE], ids=["fixed", "native"])
+def test_fast_decoding_changes_little(geometry: Geometry, size: tuple[int, int]) -> None:
+    content = encode(SCENE.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=90)
+    exact = prepared(content, settings=geometry)
+    fast = prepared(content, settings=geometry, fast_decode=True)
+    assert (fast.width, fast.height, fast.tokens) == (exact.width, exact.height, exact.tokens)
+    a, b = (np.frombuffer(image.content, np.uint8).astype(int) for image in (exact, fast))
+    assert 0 < np.abs(a - b).mean() < 2

@@ -115,3 +115,11 @@ class AddressPolicy:
         if self.explicitly_allowed(address):
             return True
         return not any(_is_special(item) or item in _METADATA for item in chain)
+
+
+def literal_address(host: str) -> IPAddress | None:
+    """The address that a URL's host spells out, or None for a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None

@@ -5,11 +5,21 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from urllib.parse import unquote
 
-from vora_serve.errors import ImageRequestError
+from vora_core.errors import ImageRequestError, ImageTooLargeError
 
-_HEAD = re.compile(r"data:([a-z0-9.+-]+/[a-z0-9.+-]+)?(;[a-z0-9-]+=[^;,]{0,64})*;base64$", re.I)
+_HEAD = re.compile(
+    r"data:\s*([a-z0-9.+*-]+(/[a-z0-9.+*-]+)?)?\s*(;\s*[a-z0-9-]+=[^;,]{0,64})*;\s*base64\s*$", re.I
+)
 _SPACE = str.maketrans("", "", "\r\n\t ")
+_URL_SAFE = str.maketrans("-_", "+/")
+_ESCAPED = re.compile(r"%[0-9a-f]{2}", re.I)
+
+
+def too_many_bytes(limit: int) -> ImageTooLargeError:
+    """What callers are told of a file that is too large."""
+    return ImageTooLargeError(f"An image exceeds the limit images.max_bytes, {limit} bytes.")
 
 
 def decode_data_url(url: str, limit: int) -> tuple[bytes, bool]:
@@ -19,27 +29,32 @@ def decode_data_url(url: str, limit: int) -> tuple[bytes, bool]:
         The bytes, and whether the URL is written as strictly as any decoder wants it.
 
     Raises:
-        ImageRequestError: not base64, empty, or more than ``limit`` bytes.
+        ImageRequestError: not base64, or empty.
+        ImageTooLargeError: more than ``limit`` bytes.
     """
     head, comma, payload = url.partition(",")
     if not comma or len(head) > 256 or not _HEAD.fullmatch(head):
         raise ImageRequestError("An image's data URL is not of the form data:image/...;base64,...")
     if len(payload) // 4 * 3 > limit + 3:
-        raise ImageRequestError(f"An image exceeds {limit} bytes.", code="image_too_large")
+        raise too_many_bytes(limit)
     strict = True
     try:
         content = base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError):
         strict = False
-        try:  # line breaks and missing padding are common, and harmless
+        try:  # common, and harmless: line breaks, escapes, the alphabet for URLs, no padding
+            if _ESCAPED.search(payload):
+                payload = unquote(payload, "ascii", "strict")
             payload = payload.translate(_SPACE)
+            if "+" not in payload and "/" not in payload:
+                payload = payload.translate(_URL_SAFE)
             content = base64.b64decode(payload + "=" * (-len(payload) % 4), validate=True)
         except (binascii.Error, ValueError):
             raise ImageRequestError("An image's data URL holds invalid base64.") from None
     if not content:
         raise ImageRequestError("An image's data URL is empty.")
     if len(content) > limit:
-        raise ImageRequestError(f"An image exceeds {limit} bytes.", code="image_too_large")
+        raise too_many_bytes(limit)
     return content, strict
 
 

@@ -2,7 +2,9 @@
 
 The name is resolved once and every address it has is checked; the connection goes to a checked
 address, while ``Host`` and TLS keep the URL's name. Redirects are followed by hand, each one
-checked anew and counted. Bytes are counted as they come, whatever the headers promise.
+checked anew and counted. Bytes are counted as they come, whatever the headers promise. Behind an
+egress proxy, names are resolved by the proxy, whose own rules decide what it reaches; hosts, ports
+and literal addresses are still checked here.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vora_serve.errors import ImageRequestError
+from vora_core.errors import ImageRequestError
 from vora_serve.gateway.http1 import (
     ConnectError,
     Connection,
@@ -21,12 +23,19 @@ from vora_serve.gateway.http1 import (
     HTTPClientError,
     Response,
 )
-from vora_serve.gateway.images.addresses import AddressPolicy, IPAddress
+from vora_serve.gateway.images.addresses import AddressPolicy, IPAddress, literal_address
+from vora_serve.gateway.images.content_encoding import undo_content_encoding
+from vora_serve.gateway.images.data_url import too_many_bytes
+from vora_serve.gateway.images.proxy import EgressProxy
 from vora_serve.gateway.images.resolver import Resolver
 from vora_serve.gateway.images.urls import ImageURL, URLPolicy
 from vora_serve.gateway.settings import ImageSettings
 
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
+#: Formats by name, so that hosts which negotiate send one of them; anything from hosts that refuse.
+_ACCEPT = (
+    b"image/jpeg, image/png, image/webp, image/avif, image/gif, image/bmp, image/tiff, */*;q=0.1"
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class ImageFetcher:
         self._addresses = AddressPolicy(settings.allow_networks, settings.deny_networks)
         self._tls = ssl.create_default_context()
         self._tls.set_alpn_protocols(["http/1.1"])
+        self._proxy = EgressProxy(settings.proxy) if settings.proxy is not None else None
         self._slots = asyncio.Semaphore(settings.max_concurrent_fetches)
 
     def parse(self, text: str) -> ImageURL:
@@ -86,7 +96,8 @@ class ImageFetcher:
             etag, last_modified: Validators of a copy that the caller has.
 
         Raises:
-            ImageRequestError: refused, unreachable, too large or too slow.
+            ImageRequestError: refused, unreachable or too slow.
+            ImageTooLargeError: more than ``limit`` bytes.
         """
         try:
             async with asyncio.timeout(self._settings.timeout_s), self._slots:
@@ -129,6 +140,16 @@ class ImageFetcher:
         )
 
     async def _connect(self, url: ImageURL) -> Connection:
+        tls = self._tls if url.scheme == "https" else None
+        if self._proxy is not None:
+            literal = literal_address(url.host)
+            if literal is not None:
+                self._check(literal, url)
+            self._check_port(url, private=False)
+            try:
+                return await self._proxy.open(url, tls, self._settings.connect_timeout_s)
+            except HTTPClientError:
+                raise self._unreachable() from None
         try:
             addresses = await self._resolver.resolve(url.host)
         except (OSError, UnicodeError):
@@ -141,7 +162,7 @@ class ImageFetcher:
             endpoint = Endpoint(
                 host=str(address),
                 port=url.port,
-                tls=self._tls if url.scheme == "https" else None,
+                tls=tls,
                 server_hostname=url.host,
             )
             try:
@@ -156,9 +177,10 @@ class ImageFetcher:
                 "The image URL points to a private or otherwise refused network.",
                 code="image_host_refused",
             )
-        ports: list[int] | None = self._settings.ports
-        if self._addresses.explicitly_allowed(address):
-            ports = self._settings.private_ports
+        self._check_port(url, private=self._addresses.explicitly_allowed(address))
+
+    def _check_port(self, url: ImageURL, *, private: bool) -> None:
+        ports = self._settings.private_ports if private else self._settings.ports
         if ports is not None and url.port not in ports:
             raise ImageRequestError(
                 "The image URL's port is not one of those allowed.", code="image_host_refused"
@@ -170,7 +192,7 @@ class ImageFetcher:
         headers: Headers = [
             (b"host", url.host_header.encode()),
             (b"user-agent", self._settings.user_agent.encode()),
-            (b"accept", b"image/*"),
+            (b"accept", _ACCEPT),
             (b"accept-encoding", b"identity"),
             (b"connection", b"close"),
         ]
@@ -178,8 +200,12 @@ class ImageFetcher:
             headers.append((b"if-none-match", etag.encode("latin-1")))
         if last_modified is not None:
             headers.append((b"if-modified-since", last_modified.encode("latin-1")))
+        target = url.target.encode("ascii")
+        if self._proxy is not None and url.scheme == "http":
+            target = str(url).encode("ascii")
+            headers += self._proxy.headers
         try:
-            return await connection.request(b"GET", url.target.encode("ascii"), headers)
+            return await connection.request(b"GET", target, headers)
         except HTTPClientError:
             raise ImageRequestError(
                 "The image's host gave no valid answer.", code="image_unreachable"
@@ -206,9 +232,7 @@ class ImageFetcher:
                 f"The image's host answered with status {response.status}.",
                 code="image_unreachable",
             )
-        if (response.header(b"content-encoding") or b"identity").lower() != b"identity":
-            raise ImageRequestError("The image's host sent a compressed body.")
-        too_large = ImageRequestError(f"An image exceeds {limit} bytes.", code="image_too_large")
+        too_large = too_many_bytes(limit)
         length = response.header(b"content-length")
         if length is not None and length.isdigit() and int(length) > limit:
             raise too_large
@@ -226,7 +250,11 @@ class ImageFetcher:
                 "The image's host broke off before the image was complete.",
                 code="image_unreachable",
             ) from None
-        return Fetched(b"".join(pieces), *validators, cacheable)
+        encoding = response.header(b"content-encoding") or b""
+        content = undo_content_encoding(b"".join(pieces), encoding, limit)
+        if len(content) > size:
+            count(len(content) - size)
+        return Fetched(content, *validators, cacheable)
 
     @staticmethod
     def _unreachable() -> ImageRequestError:

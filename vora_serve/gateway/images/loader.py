@@ -1,19 +1,23 @@
-"""All images of one request: counted, fetched once each, normalised off the event loop."""
+"""All images of one request: counted, fetched once each, prepared off the event loop."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from vora_serve.errors import APIError, ImageRequestError
+from vora_core.errors import APIError, ImageRequestError, ImageTooLargeError
+from vora_core.geometry import ImageSettings as Geometry
 from vora_serve.gateway.images.cache import ImageCache
+from vora_serve.gateway.images.clean import CleanImage
 from vora_serve.gateway.images.data_url import decode_data_url, encode_data_url
-from vora_serve.gateway.images.decode import DecodeLimits, NormalisedImage, inspect, normalise
 from vora_serve.gateway.images.fetch import ImageFetcher
+from vora_serve.gateway.images.formats import DecodeLimits, read_header
+from vora_serve.gateway.images.prepare import Target, bounded, prepare
 from vora_serve.gateway.images.resolver import Resolver, SystemResolver
 from vora_serve.gateway.images.urls import ImageURL
 from vora_serve.gateway.memory import Share
@@ -22,14 +26,20 @@ from vora_serve.gateway.settings import ImageSettings
 
 T = TypeVar("T")
 
+#: Largest number of pixels for ``detail: low`` where the model's resolution is native and the
+#: settings do not say: what OpenAI's models see of such an image.
+_LOW_DETAIL_PIXELS = 512 * 512
+
 
 @dataclass(frozen=True)
 class ImageRef:
-    """An image as a request names it."""
+    """An image as a request names it; bounds in pixels where the request has them."""
 
     url: str
     detail: str = "auto"
     param: str = ""
+    min_pixels: int | None = None
+    max_pixels: int | None = None
 
 
 @dataclass
@@ -37,10 +47,19 @@ class LoadedImages:
     """A request's images as ``data:`` URLs, in the request's order, and what they cost."""
 
     urls: list[str] = field(default_factory=list)
+    used: list[CleanImage] = field(default_factory=list)
+    """What became of each image, without its content."""
     bytes: int = 0
     pixels: int = 0
     fetch_s: float = 0.0
     decode_s: float = 0.0
+
+    def summary(self) -> str:
+        """Sizes and, where known, tokens: ``448x448=1024, 392x588=1176``."""
+        return ", ".join(
+            f"{image.width}x{image.height}" + ("" if image.tokens is None else f"={image.tokens}")
+            for image in self.used
+        )
 
 
 class ImageLoader:
@@ -54,7 +73,8 @@ class ImageLoader:
     def __init__(self, settings: ImageSettings, resolver: Resolver | None = None) -> None:
         self._settings = settings
         self._fetcher = ImageFetcher(settings, resolver or SystemResolver())
-        self._threads = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        threads = settings.decode_threads or len(os.sched_getaffinity(0))
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._limits = DecodeLimits(
             settings.max_pixels, settings.min_side_pixels, settings.max_aspect_ratio
         )
@@ -89,115 +109,138 @@ class ImageLoader:
                 error.param = error.param or ref.param
                 raise
 
-    async def load(self, refs: Sequence[ImageRef], share: Share) -> LoadedImages:
-        """Fetch, check and normalise; identical images once.
+    async def load(
+        self, refs: Sequence[ImageRef], share: Share, geometry: Geometry | None = None
+    ) -> LoadedImages:
+        """Fetch, check and prepare; identical images once.
 
         Args:
             refs: The images.
             share: What the request holds of the process's memory: files are counted in as they
                 arrive, and data URLs for as long as the share lasts.
+            geometry: The model's image settings, where its engines take pixels that are ready.
 
         Raises:
             ImageRequestError
+            ImageTooLargeError: a limit that the message names.
             RateLimitError: all requests together hold too much.
         """
         self.check(refs)
         result = LoadedImages()
-        distinct: dict[tuple[str, int | None], ImageRef] = {}
-        for ref in refs:
-            distinct.setdefault((ref.url, self._budget(ref)), ref)
+        wanted = [(ref.url, self._target(ref, geometry)) for ref in refs]
+        distinct = dict(zip(wanted, refs, strict=True))
         gate = asyncio.Semaphore(self._settings.max_concurrent_fetches_per_request)
+        deadline = asyncio.get_running_loop().time() + self._settings.total_timeout_s
         try:
-            async with (
-                asyncio.timeout(self._settings.total_timeout_s),
-                asyncio.TaskGroup() as group,
-            ):
+            async with asyncio.TaskGroup() as group:
                 tasks = {
-                    key: group.create_task(self._one(ref, key[1], gate, result, share))
+                    key: group.create_task(self._one(ref, key[1], gate, deadline, result, share))
                     for key, ref in distinct.items()
                 }
         except* APIError as errors:
             # The first in the request's order would need all to end; the first to fail is enough.
             raise _first(errors) from None
-        except* TimeoutError:
-            raise ImageRequestError(
-                "The request's images could not be fetched within "
-                f"{self._settings.total_timeout_s:g} s.",
-                code="image_fetch_timeout",
-            ) from None
-        loaded = {key: task.result() for key, task in tasks.items()}
-        for ref in refs:
-            url, pixels = loaded[(ref.url, self._budget(ref))]
+        for key in wanted:
+            url, image = tasks[key].result()
             result.urls.append(url)
-            result.pixels += pixels
-        if result.pixels > self._settings.max_total_pixels:
-            raise ImageRequestError(
-                f"The request's images exceed {self._settings.max_total_pixels} pixels together.",
-                code="image_too_large",
-            )
+            result.used.append(image)
         return result
 
-    def _budget(self, ref: ImageRef) -> int | None:
+    def _target(self, ref: ImageRef, geometry: Geometry | None) -> Target:
+        """What an image is to become, by its own bounds and its detail."""
         limits: Mapping[Any, int] = self._settings.detail_pixels
-        return limits.get(ref.detail)
+        most = limits.get(ref.detail)
+        if most is None and ref.detail == "low" and geometry is not None:
+            most = _LOW_DETAIL_PIXELS
+        if ref.max_pixels is not None:
+            most = min(ref.max_pixels, most or ref.max_pixels)
+        if geometry is None:
+            return Target(max_pixels=most, passthrough=self._settings.passthrough)
+        try:
+            settings = bounded(geometry, ref.min_pixels, most)
+        except ImageRequestError as error:
+            error.param = error.param or ref.param
+            raise
+        return Target(settings, fast_decode=self._settings.fast_decode)
 
     async def _one(
         self,
         ref: ImageRef,
-        budget: int | None,
+        target: Target,
         gate: asyncio.Semaphore,
+        deadline: float,
         result: LoadedImages,
         share: Share,
-    ) -> tuple[str, int]:
+    ) -> tuple[str, CleanImage]:
         try:
             async with gate:
                 started = time.perf_counter()
-                content, strict = await self._content(ref, share)
+                content, strict = await self._content(ref, share, deadline)
                 fetched = time.perf_counter()
             result.fetch_s = max(result.fetch_s, fetched - started)
             result.bytes += len(content)
             if result.bytes > self._settings.max_total_bytes:
-                raise ImageRequestError(
-                    f"The request's images exceed {self._settings.max_total_bytes} bytes together.",
-                    code="image_too_large",
+                raise ImageTooLargeError(
+                    "The request's images together exceed the limit images.max_total_bytes, "
+                    f"{self._settings.max_total_bytes} bytes."
                 )
-            image = await self._decode(content, budget)
+            url, image = await self._prepare(content, ref, target, strict, result, share)
             result.decode_s += time.perf_counter() - fetched
-        except ImageRequestError as error:
+        except (ImageRequestError, ImageTooLargeError) as error:
             error.param = error.param or ref.param
             raise
         share.shrink(len(content))
-        written = f"data:{image.media_type};base64,"
-        if strict and image.content is content and ref.url.startswith(written):
-            return ref.url, image.width * image.height  # counted with the request's body
-        share.grow(len(written) + 4 * -(-len(image.content) // 3))
-        url = await self._in_thread(lambda: encode_data_url(image.content, image.media_type))
-        return url, image.width * image.height
+        return url, image
 
-    async def _decode(self, content: bytes, budget: int | None) -> NormalisedImage:
+    async def _prepare(
+        self,
+        content: bytes,
+        ref: ImageRef,
+        target: Target,
+        strict: bool,
+        result: LoadedImages,
+        share: Share,
+    ) -> tuple[str, CleanImage]:
+        """The image as it is sent. What it will cost is counted before it is decoded."""
         limits = self._limits
-        _, width, height = await self._in_thread(lambda: inspect(content, limits))
-        taken = min(width * height, self._pixels.capacity)  # a larger image is decoded alone
-        await self._pixels.acquire(taken)
-        work = asyncio.get_running_loop().run_in_executor(
-            self._threads,
-            lambda: normalise(
-                content, limits, passthrough=self._settings.passthrough, budget=budget
-            ),
-        )
-        # Shielded: a thread cannot be stopped, and its pixels stay taken until it ends.
-        work.add_done_callback(lambda done: self._decoded(done, taken))
-        return await asyncio.shield(work)
+        header = await self._in_thread(lambda: read_header(content, limits))
+        result.pixels += header.pixels
+        if result.pixels > self._settings.max_total_pixels:
+            raise ImageTooLargeError(
+                "The request's images together exceed the limit images.max_total_pixels, "
+                f"{self._settings.max_total_pixels} pixels."
+            )
+        counted = _encoded_bytes(target.most_bytes(header, len(content)))
+        share.grow(counted)
+        weight = min(header.pixels, self._pixels.capacity)  # a larger image is decoded alone
+        await self._pixels.acquire(weight)
 
-    def _decoded(self, done: asyncio.Future[NormalisedImage], taken: int) -> None:
-        self._pixels.release(taken)
+        def work() -> tuple[str, CleanImage]:
+            image = prepare(content, header, target)
+            if strict and image.content == content and ref.url.startswith(_head(image)):
+                return ref.url, image.described()
+            return encode_data_url(image.content, image.media_type), image.described()
+
+        running = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        # Shielded: a thread cannot be stopped, and its pixels stay taken until it ends.
+        running.add_done_callback(lambda done: self._prepared(done, weight))
+        url, image = await asyncio.shield(running)
+        held = 0 if url is ref.url else len(url)  # the request's own is counted with its body
+        if held > counted:
+            share.grow(held - counted)
+        else:
+            share.shrink(counted - held)
+        return url, image
+
+    def _prepared(self, done: asyncio.Future[Any], weight: int) -> None:
+        self._pixels.release(weight)
         if not done.cancelled():
             done.exception()  # retrieved, whether or not somebody still waits
 
     async def _in_thread(self, step: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, step)
 
-    async def _content(self, ref: ImageRef, share: Share) -> tuple[bytes, bool]:
+    async def _content(self, ref: ImageRef, share: Share, deadline: float) -> tuple[bytes, bool]:
         """The file, counted in; and whether its data URL may be passed on as it is."""
         limit = self._settings.max_bytes
         if ref.url[:5].lower() == "data:":
@@ -208,7 +251,15 @@ class ImageLoader:
             share.grow(len(content))
             return content, strict
         url = self._fetcher.parse(ref.url)
-        return await self._fetch(url, limit, share), False
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._fetch(url, limit, share), False
+        except TimeoutError:
+            raise ImageRequestError(
+                "The request's images could not be fetched within "
+                f"{self._settings.total_timeout_s:g} s.",
+                code="image_fetch_timeout",
+            ) from None
 
     async def _fetch(self, url: ImageURL, limit: int, share: Share) -> bytes:
         cache, key = self._cache, str(url)
@@ -231,6 +282,15 @@ class ImageLoader:
             else:
                 cache.drop(key)
         return fetched.content
+
+
+def _head(image: CleanImage) -> str:
+    return f"data:{image.media_type};base64,"
+
+
+def _encoded_bytes(size: int) -> int:
+    """Of a ``data:`` URL."""
+    return 4 * -(-size // 3) + 64
 
 
 def _first(errors: BaseExceptionGroup[APIError]) -> APIError:

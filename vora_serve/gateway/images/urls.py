@@ -12,6 +12,7 @@ import httpx
 from vora_serve.errors import ImageRequestError
 
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f\\\u2028\u2029\ufeff]")
+_BEHIND_THE_HOST = re.compile(r"([^/?#]*//)?[^/?#]*[/?#]")
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -40,6 +41,14 @@ class ImageURL:
 
     def __str__(self) -> str:
         return self.origin + self.target
+
+
+def _escape_spaces(text: str) -> str:
+    """Spaces in path and query as browsers send them; elsewhere they stay, to be refused."""
+    behind = _BEHIND_THE_HOST.match(text)
+    if " " not in text or behind is None:
+        return text
+    return text[: behind.end()] + text[behind.end() :].replace(" ", "%20")
 
 
 def _matches(host: str, pattern: str) -> bool:
@@ -78,9 +87,10 @@ class URLPolicy:
         """
         if len(text) > self._max_chars:
             raise ImageRequestError(f"The image URL is longer than {self._max_chars} characters.")
+        text = _escape_spaces(text)
         if _FORBIDDEN.search(text):
             raise ImageRequestError(
-                "The image URL holds a backslash, a space or a control character."
+                "The image URL holds a backslash, a control character or a space before its path."
             )
         try:
             url = httpx.URL(text)

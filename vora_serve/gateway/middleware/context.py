@@ -119,6 +119,8 @@ class ContextMiddleware:
                     (b"x-vora-overhead-ms", f"{overhead * 1000:.2f}".encode()),
                     (b"x-content-type-options", b"nosniff"),
                 ]
+                if context.images:
+                    headers.append((b"x-vora-images", context.images.encode("ascii")))
                 if context.dropped_fields:
                     names = ", ".join(context.dropped_fields)
                     headers.append(

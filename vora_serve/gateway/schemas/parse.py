@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -47,10 +47,17 @@ class ParsedRequest:
     images: list[ImageRef] = field(default_factory=list)
     _slots: list[tuple[dict[str, Any], str]] = field(default_factory=list)
 
-    def place_images(self, urls: list[str]) -> None:
-        """Put the normalised images where the caller's URLs were."""
+    def place_images(self, urls: list[str]) -> int:
+        """Put the prepared images where the caller's URLs were.
+
+        Returns:
+            Bytes of the caller's own ``data:`` URLs that are let go of.
+        """
+        given = {ref.url for ref in self.images if ref.url[:5].lower() == "data:"}
         for (holder, key), url in zip(self._slots, urls, strict=True):
             holder[key] = url
+        self.images = [replace(ref, url="") for ref in self.images]
+        return sum(len(url) for url in given.difference(urls))
 
     def encode(self) -> bytes:
         """The JSON body for the engine."""

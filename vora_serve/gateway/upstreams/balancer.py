@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from vora_core.geometry import ImageSettings
 from vora_serve.errors import NotFoundError, UnavailableError
 from vora_serve.gateway.settings import RoutingSettings
 from vora_serve.gateway.upstreams.upstream import Upstream
@@ -55,6 +56,18 @@ class Balancer:
             )
         if not any(upstream.available for upstream in serving):
             raise _unavailable()
+
+    def image_settings(self, model: str) -> ImageSettings | None:
+        """How all engines that serve the model turn images into pixels; None where they differ.
+
+        Engines that do not say, or not the same, get ordinary files.
+        """
+        said = {
+            upstream.image_settings.get(model)
+            for upstream in self.upstreams
+            if upstream.available and model in upstream.models
+        }
+        return said.pop() if len(said) == 1 else None
 
     @property
     def ready(self) -> bool:

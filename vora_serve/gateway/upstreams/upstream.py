@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 from pydantic_core import from_json
 
+from vora_core.geometry import ImageSettings
 from vora_serve.errors import ConfigurationError
 from vora_serve.gateway.http1 import (
     BrokenConnectionError,
@@ -20,6 +21,7 @@ from vora_serve.gateway.http1 import (
     Response,
 )
 from vora_serve.gateway.settings import RoutingSettings, UpstreamSettings
+from vora_serve.gateway.upstreams.announcement import announced
 from vora_serve.gateway.upstreams.breaker import CircuitBreaker
 from vora_serve.gateway.upstreams.pool import ConnectionPool
 
@@ -91,6 +93,8 @@ class Upstream:
         self.draining = settings.drain
         self.failed_probes = 0
         self.models: dict[str, dict[str, Any]] = {}
+        self.image_settings: dict[str, ImageSettings] = {}
+        """By model: how it turns images into pixels, where the engine takes them ready."""
         self.in_flight = 0
         self.outstanding_tokens = 0
 
@@ -164,6 +168,7 @@ class Upstream:
                 status, body = await self.get(b"/v1/models")
             if status == 200:
                 cards = from_json(body)["data"]
+                self.image_settings = announced(cards)
                 self.models = {str(card["id"]): card for card in cards}
         except (HTTPClientError, TimeoutError, ValueError, KeyError, TypeError):
             status = 0

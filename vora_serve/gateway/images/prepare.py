@@ -1,0 +1,144 @@
+"""One image from its bytes to what its engine is sent; blocks, so that it is run in a thread."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from vora_core.errors import ConfigError, ImageError, ImageRequestError
+from vora_core.geometry import ImageSettings
+from vora_core.pixels import resized_rgb
+from vora_core.ready_pixels import MEDIA_TYPE, pack
+from vora_serve.gateway.images.clean import CleanImage, clean
+from vora_serve.gateway.images.decode import decode
+from vora_serve.gateway.images.formats import Header, guarded
+
+#: A scaled decoder leaves at least so many times the pixels of the final size along each side, so
+#: that the bicubic filter still has something to average.
+_OVERSAMPLING = 2
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an image is to become.
+
+    Attributes:
+        settings: the model's image settings, bounds of the request applied; None for engines that
+            do not say: they get an ordinary file.
+        max_pixels: shrink an ordinary file to at most so many.
+        passthrough: leave a plain file in the encoding that it came in.
+        fast_decode: decode large JPEGs at a fraction of their size.
+    """
+
+    settings: ImageSettings | None = None
+    max_pixels: int | None = None
+    passthrough: bool = True
+    fast_decode: bool = False
+
+    def most_bytes(self, header: Header, size: int) -> int:
+        """The bytes that are sent of an image, as far as they are known before it is decoded.
+
+        Exactly or a little more where pixels are sent, an estimate where a file is.
+
+        Args:
+            header: its format and size.
+            size: of the file, in bytes.
+        """
+        if self.settings is not None:
+            return 3 * _final_pixels(self.settings, header) + 256
+        if header.format == "JPEG":  # stays one, at the same quality
+            return size + 4096
+        # Written anew it is about as large as it was, or as its pixels are where those are few.
+        return max(size, min(3 * header.pixels, 4 * size)) + 4096
+
+
+def bounded(
+    settings: ImageSettings, min_pixels: int | None = None, max_pixels: int | None = None
+) -> ImageSettings:
+    """A model's image settings with a request's own bounds, as far as the model allows them.
+
+    A model of fixed resolution makes the same number of tokens of every image: bounds change
+    nothing there.
+
+    Raises:
+        ImageRequestError: the bounds exclude each other.
+    """
+    if settings.resolution == "fixed" or (min_pixels is None and max_pixels is None):
+        return settings
+    most = min(max(max_pixels or settings.max_pixels, settings.unit**2), settings.max_pixels)
+    least = min(min_pixels if min_pixels is not None else settings.min_pixels, settings.max_pixels)
+    if min_pixels is None:
+        least = min(least, most)
+    try:
+        return replace(settings, min_pixels=least, max_pixels=most)
+    except ConfigError as error:
+        raise ImageRequestError(str(error)) from None
+
+
+def prepare(content: bytes, header: Header, target: Target) -> CleanImage:
+    """Decode, turn and resize an image, or clean its file.
+
+    Raises:
+        ImageRequestError: it does not decode without fault, or fits no size.
+    """
+    if target.settings is None:
+        decoded = decode(content, header)
+        size = _shrunk(decoded.size, target.max_pixels)
+        return guarded(
+            lambda: clean(decoded, header.format, passthrough=target.passthrough, size=size)
+        )
+    settings = target.settings
+    fast = target.fast_decode and header.format == "JPEG"
+    least = _least(settings, header) if fast else None
+    decoded = decode(content, header, least=least)
+    seen = decoded.size
+    if least is not None:
+        turned = decoded.orientation >= 5
+        seen = (header.height, header.width) if turned else (header.width, header.height)
+    try:
+        rgb = resized_rgb(decoded.pixels, settings, size=seen, orientation=decoded.orientation)
+    except ImageError as error:
+        raise ImageRequestError(str(error)) from None
+    height, width = rgb.shape[:2]
+    tokens = width * height // settings.unit**2
+    packed = pack(rgb.tobytes(), (width, height), settings)
+    return CleanImage(packed, MEDIA_TYPE, width, height, header.format, tokens)
+
+
+def _final_pixels(settings: ImageSettings, header: Header) -> int:
+    """Pixels of the final size; a turn may round otherwise, but not past the model's bounds."""
+    if settings.resolution == "fixed":
+        return settings.image_size**2
+    sizes = []
+    for sides in ((header.width, header.height), (header.height, header.width)):
+        try:
+            width, height = settings.resized(*sides)
+        except ImageError as error:
+            raise ImageRequestError(str(error)) from None
+        sizes.append(width * height)
+    return max(sizes)
+
+
+def _least(settings: ImageSettings, header: Header) -> tuple[int, int] | None:
+    """The least size that a scaled decoder may give, as the pixels lie."""
+    if settings.resolution == "fixed":
+        longest = max(header.width, header.height)
+        width, height = (
+            side * settings.resize_edge // longest for side in (header.width, header.height)
+        )
+    else:
+        sizes = (
+            settings.resized(header.width, header.height),
+            settings.resized(header.height, header.width)[::-1],
+        )
+        width, height = (max(sides) for sides in zip(*sizes, strict=True))
+    return max(1, _OVERSAMPLING * width), max(1, _OVERSAMPLING * height)
+
+
+def _shrunk(size: tuple[int, int], most: int | None) -> tuple[int, int] | None:
+    """The size with at most ``most`` pixels, of the same shape; None where it has no more."""
+    width, height = size
+    if most is None or width * height <= most:
+        return None
+    factor = math.sqrt(most / (width * height))
+    return max(1, int(width * factor)), max(1, int(height * factor))
