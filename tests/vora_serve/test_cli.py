@@ -54,7 +54,8 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     ],
 )  # fmt: skip
 def test_usage_errors(arguments: list[str], message: str) -> None:
-    result = run(*arguments)
+    # Not the default port, which a server on this machine may hold.
+    result = run(*arguments, VORA_SERVE_SERVER__PORT="0")
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
