@@ -19,7 +19,13 @@ from vora_serve.gateway.generation import GenerationResponse
 from vora_serve.gateway.http1 import HTTPClientError
 from vora_serve.gateway.images import Resolver
 from vora_serve.gateway.metrics import CONTENT_TYPE
-from vora_serve.gateway.middleware import AuthMiddleware, ContextMiddleware, as_api_error
+from vora_serve.gateway.middleware import (
+    AuthMiddleware,
+    ContextMiddleware,
+    HeadMiddleware,
+    HintMiddleware,
+    as_api_error,
+)
 from vora_serve.gateway.openapi import (
     ModelCard,
     ModelList,
@@ -33,6 +39,12 @@ from vora_serve.gateway.settings import Settings
 from vora_serve.gateway.state import GatewayState
 
 DESCRIPTION = "An OpenAI-compatible gateway in front of VoRA models served by vLLM."
+
+GENERATION: list[tuple[str, Kind, str]] = [
+    ("/v1/chat/completions", "chat", "Continue a chat, with images."),
+    ("/v1/completions", "completion", "Continue a raw prompt."),
+    ("/v1/responses", "response", "Answer an input, statelessly."),
+]
 
 
 def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
@@ -68,16 +80,23 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
             protect_metrics=settings.auth.protect_metrics,
             public=public_paths(settings),
         ),
+        Middleware(HeadMiddleware),
+        Middleware(HintMiddleware, paths=[path for path, _, _ in GENERATION] + ["/v1/models"]),
     ]
     if settings.server.cors_origins:
         cors = Middleware(
             CORSMiddleware,
             allow_origins=settings.server.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-request-id"],
-            expose_headers=["x-request-id", "x-vora-dropped-fields", "retry-after"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=["*"],  # clients add their own: x-stainless-os, anthropic-version, ...
+            expose_headers=[
+                "x-request-id",
+                "x-vora-dropped-fields",
+                "x-vora-overhead-ms",
+                "retry-after",
+            ],
         )
-        middleware.insert(1, cors)  # preflights carry no key
+        middleware.insert(0, cors)  # errors too must be readable, and preflights carry no key
     docs = settings.server.docs
     app = FastAPI(
         title="vora-serve",
@@ -106,12 +125,7 @@ async def _raise_on(_: Request, error: Exception) -> Response:
 
 
 def _add_generation(app: FastAPI, state: GatewayState) -> None:
-    kinds: list[tuple[str, Kind, str]] = [
-        ("/v1/chat/completions", "chat", "Continue a chat, with images."),
-        ("/v1/completions", "completion", "Continue a raw prompt."),
-        ("/v1/responses", "response", "Answer an input, statelessly."),
-    ]
-    for path, kind, summary in kinds:
+    for path, kind, summary in GENERATION:
 
         def handler(kind: Kind = kind) -> Any:
             async def generate() -> Response:

@@ -13,12 +13,13 @@ from vora_serve.errors import (
     RequestTooLargeError,
     UnsupportedMediaTypeError,
 )
+from vora_serve.gateway.decompress import READERS, decompress
 from vora_serve.gateway.memory import Share
 from vora_serve.gateway.middleware import find_header
 
 
 def check_media_type(scope: Scope) -> None:
-    """Only plain JSON is taken; this also keeps other sites' forms out.
+    """Only JSON is taken, plain or compressed; this also keeps other sites' forms out.
 
     Raises:
         UnsupportedMediaTypeError
@@ -26,14 +27,25 @@ def check_media_type(scope: Scope) -> None:
     kind = (find_header(scope, b"content-type") or b"").split(b";")[0].strip().lower()
     if kind != b"application/json" and not kind.endswith(b"+json"):
         raise UnsupportedMediaTypeError("The content type must be application/json.")
-    if (find_header(scope, b"content-encoding") or b"identity").lower() != b"identity":
-        raise UnsupportedMediaTypeError("Compressed bodies are not taken.")
+    coding = _content_coding(scope)
+    if coding is not None and coding not in READERS:
+        raise UnsupportedMediaTypeError(
+            "The content encoding must be gzip, zstd, deflate or identity.",
+            headers={"accept-encoding": "gzip, zstd, deflate"},
+        )
+
+
+def _content_coding(scope: Scope) -> str | None:
+    """The body's one coding; None for a plain body."""
+    header = find_header(scope, b"content-encoding") or b""
+    coding = header.decode("latin-1").strip().lower()
+    return None if coding in ("", "identity") else coding
 
 
 async def read_body(
     scope: Scope, receive: Receive, share: Share, limit: int, timeout: float
 ) -> bytes:
-    """The request's whole body.
+    """The request's whole body, decompressed.
 
     Raises:
         RequestTooLargeError, RequestTimeoutError, RateLimitError, InvalidRequestError
@@ -66,4 +78,6 @@ async def read_body(
         raise RequestTimeoutError(
             f"The body did not arrive within {timeout:g} s.", headers={"connection": "close"}
         ) from None
-    return b"".join(pieces) if len(pieces) > 1 else pieces[0]
+    body = b"".join(pieces) if len(pieces) > 1 else pieces[0]
+    coding = _content_coding(scope)
+    return body if coding is None else await decompress(body, coding, share, limit)

@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from vora_serve.gateway.memory import give_back_freed_memory
+from vora_serve.gateway.protocol import GatewayProtocol
 from vora_serve.gateway.settings import Settings
 from vora_serve.gateway.state import GatewayState
 
@@ -30,7 +31,7 @@ def _uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=GatewayProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

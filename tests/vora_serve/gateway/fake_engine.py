@@ -21,6 +21,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from vora_serve.gateway.protocol import GatewayProtocol
+
 
 @dataclass
 class FakeEngine:
@@ -278,6 +280,7 @@ class ThreadServer:
             log_config=None,
             log_level="critical",
             lifespan="on" if not isinstance(app, Starlette) or hasattr(app, "openapi") else "off",
+            http=GatewayProtocol,
             ws="none",
             timeout_graceful_shutdown=1,
             server_header=False,

@@ -7,5 +7,14 @@ from vora_serve.gateway.middleware.context import (
     find_header,
     send_error,
 )
+from vora_serve.gateway.middleware.paths import HeadMiddleware, HintMiddleware
 
-__all__ = ["AuthMiddleware", "ContextMiddleware", "as_api_error", "find_header", "send_error"]
+__all__ = [
+    "AuthMiddleware",
+    "ContextMiddleware",
+    "HeadMiddleware",
+    "HintMiddleware",
+    "as_api_error",
+    "find_header",
+    "send_error",
+]

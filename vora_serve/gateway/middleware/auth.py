@@ -17,6 +17,22 @@ def _is_metrics(path: str) -> bool:
     return path == "/metrics" or path.startswith("/metrics/engines/")
 
 
+def _authorization(scope: Scope) -> str | None:
+    """``Authorization`` where it holds a bearer token, else what other clients send as such.
+
+    Anthropic's clients send ``x-api-key``, Azure's ``api-key``; a proxy in front of the gateway
+    may use ``Authorization`` for itself.
+    """
+    header = find_header(scope, b"authorization")
+    if header is None or not header.lower().startswith(b"bearer "):
+        for name in (b"x-api-key", b"api-key"):
+            key = find_header(scope, name)
+            if key is not None:
+                header = b"Bearer " + key
+                break
+    return header.decode("latin-1") if header is not None else None
+
+
 class AuthMiddleware:
     """Pure ASGI. Decides by the path that routing uses, never by ``Host`` or a rebuilt URL.
 
@@ -47,8 +63,7 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._asks(scope["path"]):
             context: RequestContext = scope[SCOPE_KEY]
-            header = find_header(scope, b"authorization")
-            key = self._keys.authenticate(header.decode("latin-1") if header else None)
+            key = self._keys.authenticate(_authorization(scope))
             needed: KeyScope = "generate"
             if _is_metrics(scope["path"]):
                 needed = "metrics"
