@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=${1:-runs/gpu-7b}
 python=${PYTHON:-.venv/bin/python}
 limit=${LIMIT_S:-590}
-command -v nvidia-smi >/dev/null || { echo "gpu_7b.sh: there is no NVIDIA GPU here." >&2; exit 2; }
+command -v nvidia-smi >/dev/null || { echo "gpu_7b.sh: this machine has no NVIDIA GPU." >&2; exit 2; }
 mkdir -p "$folder/models"
 # Both are written at once: most of it waits for the disk.
 pids=()

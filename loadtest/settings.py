@@ -204,7 +204,7 @@ class RunSettings(_Strict):
         used += [name for workload in self.workloads for name in workload.servers or []]
         for name in used:
             if name not in names:
-                raise ValueError(f"there is no server {name}")
+                raise ValueError(f"no server is called {name}")
         for at, server in enumerate(self.servers):
             if server.upstream is not None and server.upstream not in names[:at]:
                 raise ValueError(f"server {server.name} must stand below its upstream")

@@ -88,4 +88,4 @@ def shape(name: str) -> Shape:
     try:
         return SHAPES[name.lower()]
     except KeyError:
-        raise ConfigError(f"There is no shape {name!r}; there are {', '.join(SHAPES)}.") from None
+        raise ConfigError(f"Unknown shape {name!r}; use one of {', '.join(SHAPES)}.") from None

@@ -48,6 +48,8 @@ def test_the_notice_names_every_vendored_part() -> None:
     for file in (file for folder in folders for file in folder.iterdir()):
         if file.name != "README.md":
             assert str(file.relative_to(ROOT)) in notice
+    assert "vora_serve/world/digits.npz" in notice
+    assert (ROOT / "vora_serve" / "world" / "digits.npz").is_file()
 
 
 def test_the_citation_is_valid_and_of_this_version() -> None:

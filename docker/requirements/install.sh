@@ -64,7 +64,7 @@ find_python() {
 
 python=$VENV/bin/python
 if [[ -e $VENV ]] && ! fits "$python"; then
-    refuse "$VENV exists, but is no virtual environment of Python 3.11 to 3.13; move it away and try again."
+    refuse "$VENV exists, but is not a virtual environment of Python 3.11 to 3.13. Move it away and try again."
 fi
 if [[ ! -e $VENV ]]; then
     find_python
@@ -87,7 +87,7 @@ install() {
     shift
     echo "vora-serve: installing $what"
     "$python" -m pip install --quiet --disable-pip-version-check "$@" || {
-        echo "vora-serve: $what could not be installed into $VENV; pip's reason stands above." >&2
+        echo "vora-serve: $what could not be installed into $VENV; see pip's output above." >&2
         exit 1
     }
 }

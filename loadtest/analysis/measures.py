@@ -140,7 +140,7 @@ def measure(results: Sequence[dict[str, Any]], level: ServiceLevel | None) -> di
 
 
 def cpu_per_request(results: Sequence[dict[str, Any]], own: bool = False) -> float | None:
-    """CPU seconds per good request, of the server and what it stands in front of, or its own."""
+    """CPU seconds per good request, of the server and of the server that it proxies, or its own."""
     seconds = good = 0.0
     for result in results:
         if not result["used"]:

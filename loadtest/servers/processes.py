@@ -57,7 +57,7 @@ def pss_mib(pid: int) -> float | None:
 
 
 def gpu_mib(pid: int) -> float | None:
-    """GPU memory of a tree in MiB as ``nvidia-smi`` tells it; None without one."""
+    """GPU memory of a tree in MiB as ``nvidia-smi`` reports it; None without one."""
     if shutil.which("nvidia-smi") is None:
         return None
     query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]

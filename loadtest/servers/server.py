@@ -37,7 +37,7 @@ class Server:
         spec: what it is.
         engine: what all engines of the run get.
         logs: folder for its output.
-        upstream: the server that it stands in front of.
+        upstream: the server that it proxies.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Server:
 
     @property
     def metrics_urls(self) -> list[str]:
-        """Its own metrics first, then those of what it stands in front of."""
+        """Its own metrics first, then those of the server that it proxies."""
         own = [] if self.spec.kind == "delay" else [self._url]
         return own + (self.upstream.metrics_urls if self.upstream is not None else [])
 
@@ -177,7 +177,9 @@ class Server:
             return [python, program, str(port), there, str(spec.delay_ms)]
         vora_serve = Path(python).parent / "vora-serve"
         if not vora_serve.exists():
-            raise ConfigError(f"There is no vora-serve beside {python}, to start {spec.name} with.")
+            raise ConfigError(
+                f"{spec.name} cannot be started: no vora-serve is installed beside {python}."
+            )
         if spec.kind == "gateway":
             assert self.upstream is not None
             url = self.upstream.target.url

@@ -121,5 +121,5 @@ def test_what_is_there_is_not_overwritten(folder: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be merged 3 x 3"):
         build_vora(folder / "new", TINY, merge=3)
     assert not (folder / "new").exists()
-    with pytest.raises(ConfigError, match="no shape '9b'"):
+    with pytest.raises(ConfigError, match="Unknown shape '9b'"):
         shape("9b")

@@ -193,7 +193,7 @@ def test_plan(
         (["compare", "nowhere.json", "nowhere.json"], "cannot be read"),
         (["run", "nowhere.yaml", "--out", "x"], "cannot be read"),
         (["run", "tiny", "--out", "x", "--set", "MODELS"], "NAME=VALUE"),
-        (["vora", "build", "x", "--shape", "9b"], "no shape"),
+        (["vora", "build", "x", "--shape", "9b"], "Unknown shape"),
     ],
 )
 def test_usage_errors(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,7 +240,7 @@ def test_requests_are_unique_or_repeated_as_asked() -> None:
         (
             "name: x\nservers: [{name: a, kind: url, url: 'http://h'}]\ncompare: [[a, b]]\n"
             "workloads: [{name: w, concurrency: [1]}]",
-            "there is no server b",
+            "no server is called b",
         ),
     ],
 )

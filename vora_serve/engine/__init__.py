@@ -1,4 +1,4 @@
-"""Launching and supervising vLLM. vLLM itself is imported only in the child process."""
+"""Launching and supervising vLLM. vLLM itself is imported only in the engine's subprocess."""
 
 from vora_serve.engine.checkpoint import ServedCheckpoint, check_checkpoint
 from vora_serve.engine.launch import EngineLaunch, check_engine_installed, engine_command

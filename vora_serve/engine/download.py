@@ -31,7 +31,7 @@ async def fetch(model: str, args: Sequence[str]) -> None:
             done, since the engine then looks elsewhere.
 
     Raises:
-        EngineError: it cannot be had.
+        EngineError: the download failed.
         CheckpointError: it is not a VoRA checkpoint.
     """
     if _flag(args, "--download-dir") is not None:
@@ -52,7 +52,7 @@ async def fetch(model: str, args: Sequence[str]) -> None:
     if process.returncode == _SENTENCE_FAILED:
         raise EngineError(said)
     if process.returncode:
-        raise EngineError(f"{model} could not be fetched; what the download said stands above.")
+        raise EngineError(f"{model} could not be downloaded; see its output above.")
     check_checkpoint(said)
 
 
@@ -99,7 +99,7 @@ def main() -> int:
     try:
         said, code = str(download(model, revision)), 0
     except HfHubHTTPError as error:
-        said, code = f"The hub has no {where} for you: {_reason(error)}", _SENTENCE_FAILED
+        said, code = f"The hub refused {where}: {_reason(error)}", _SENTENCE_FAILED
     except LocalEntryNotFoundError:
         said = f"{where} is not in the local cache, and the hub cannot be reached."
         code = _SENTENCE_FAILED

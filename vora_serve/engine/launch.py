@@ -50,7 +50,7 @@ class EngineLaunch:
     cpu_kvcache_gib: int | None = None
 
     def command(self) -> list[str]:
-        """The child's command line."""
+        """The engine's command line."""
         given = {arg.split("=", 1)[0] for arg in self.args}
         result = [*engine_command(), "--model", self.model, "--uds", str(self.uds)]
         if "--served-model-name" not in given:
@@ -61,12 +61,12 @@ class EngineLaunch:
         return [*result, *self.args]
 
     def environment(self) -> dict[str, str]:
-        """The child's environment."""
+        """The engine's environment."""
         return engine_environment(os.environ, self.cpu_kvcache_gib)
 
 
 def engine_command() -> list[str]:
-    """The engine's child process, run by this interpreter."""
+    """The command that starts an engine with this interpreter."""
     return [sys.executable, "-m", "vora_serve.engine"]
 
 
@@ -81,15 +81,16 @@ def safe_flags(max_images: int) -> dict[str, list[str]]:
         "--disable-fastapi-docs": [],
         "--disable-uvicorn-access-log": [],
         "--fingerprint-mode": ["none"],
-        # vLLM's front remembers which pictures the engine has. A request that is refused in between
-        # (too long, say) makes it wrong, and the next with that picture ends in a 500. All it saves
-        # is cutting a picture into patches; the prefix cache knows pictures without it.
+        # vLLM's front end keeps a list of the images that the engine has cached. A request that is
+        # refused in between (too long, say) makes the list wrong, and the next request with that
+        # image fails with 500. The cache only saves cutting an image into patches; the prefix
+        # cache works without it.
         "--mm-processor-cache-gb": ["0"],
     }
 
 
 def engine_environment(base: Mapping[str, str], cpu_kvcache_gib: int | None) -> dict[str, str]:
-    """The environment for the child: telemetry and redirects off, a KV cache that fits."""
+    """The environment of the engine: telemetry and redirects off, a KV cache that fits."""
     result = {**base}
     for name, value in _ENVIRONMENT.items():
         result.setdefault(name, value)

@@ -81,7 +81,7 @@ class EngineSupervisor:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id while it runs."""
+        """The engine's process id while it runs."""
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
@@ -297,7 +297,7 @@ class EngineSupervisor:
                 asking.cancel()
 
     async def _end(self, at_once: bool = False) -> None:
-        """End the process and all its children: politely, then not; or at once, if it hangs."""
+        """End the process and its subprocesses: SIGTERM, then SIGKILL; at once if it hangs."""
         process = self._process
         if process is None:
             return
@@ -311,12 +311,12 @@ class EngineSupervisor:
                     await process.wait()
             except TimeoutError:
                 logger.warning("the engine did not stop in time and is killed")
-        # Its children are in its session; none of them may outlive it.
+        # Its subprocesses share its session; none of them may outlive it.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         if self._reader is not None:
-            # A grandchild that still holds the pipe must not hold this up.
+            # A subprocess that still holds the pipe open must not delay this.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2):
                     await self._reader

@@ -106,7 +106,7 @@ def test_progress_is_shown(hub: type[FakeHub]) -> None:
 
 
 def test_what_cannot_be_had(hub: type[FakeHub], monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EngineError, match=r"The hub has no org/none for you: HTTP 404\. If it is"):
+    with pytest.raises(EngineError, match=r"The hub refused org/none: HTTP 404\. If it is"):
         asyncio.run(fetch("org/none", []))
     with pytest.raises(CheckpointError, match="is not a VoRA checkpoint"):
         asyncio.run(fetch("org/other", []))
