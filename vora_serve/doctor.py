@@ -114,7 +114,7 @@ def _engine(found_gpus: list[str]) -> Iterator[Finding]:
 def _packages() -> Iterator[Finding]:
     groups = {
         "the model side": ("transformers", "safetensors", "numpy"),
-        "training": ("accelerate", "datasets", "peft", "scikit-learn", "matplotlib"),
+        "training": ("accelerate", "datasets", "peft", "matplotlib"),
         "rate limits": ("limits",),
     }
     for purpose, names in groups.items():
