@@ -6,8 +6,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from jinja2 import TemplateError
 
 from model_plugin.checkpoint import Checkpoint, expected_shapes
 from model_plugin.config import VoRAConfig
@@ -21,7 +23,8 @@ from vora_core.safetensors_io import ShardWriter
 #: Bytes of weights in one file.
 MAX_SHARD_BYTES = 1_000_000_000
 
-GENERATION_DEFAULTS = {"do_sample": False, "repetition_penalty": 1.0}
+GENERATION_FILE = "generation_config.json"
+GENERATION_DEFAULTS: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
 
 
 def export_checkpoint(
@@ -80,8 +83,11 @@ def export_checkpoint(
         config.save_pretrained(str(work))
         if processor is not None:
             processor.save_pretrained(work)
-        generation = json.dumps(GENERATION_DEFAULTS, indent=2) + "\n"
-        for name, text in ({"generation_config.json": generation} | dict(files or {})).items():
+        texts = dict(files or {})
+        given = json.loads(texts.get(GENERATION_FILE, "{}"))
+        generation = GENERATION_DEFAULTS | special_tokens(processor) | given
+        texts[GENERATION_FILE] = json.dumps(generation, indent=2) + "\n"
+        for name, text in texts.items():
             (work / name).write_text(text, encoding="utf-8")
         work.chmod(0o755)
         _sync(work)
@@ -125,7 +131,7 @@ def merge_checkpoint(
     checkpoint.check()
     processor = VoRAProcessor.from_pretrained(checkpoint.path, config=checkpoint.config)
     texts: dict[str, str] = dict(files or {})
-    kept = checkpoint.path / "generation_config.json"
+    kept = checkpoint.path / GENERATION_FILE
     if kept.is_file():
         texts.setdefault(kept.name, kept.read_text(encoding="utf-8"))
     return export_checkpoint(
@@ -139,6 +145,41 @@ def merge_checkpoint(
         check=(lambda folder: verify_merge(checkpoint, folder)) if verify else None,
         overwrite=overwrite,
     )
+
+
+def special_tokens(processor: VoRAProcessor | None) -> dict[str, Any]:
+    """What generation needs to know of a tokenizer: where answers end, and how batches are padded.
+
+    Answers end with the token that the chat template puts after one; a base model's tokenizer may
+    name another as its end of text, which then ends answers too.
+    """
+    if processor is None:
+        return {}
+    tokenizer = processor.tokenizer
+    ends = [end for end in (_end_of_answer(processor), tokenizer.eos_token_id) if end is not None]
+    found: dict[str, Any] = {}
+    if ends:
+        ends = list(dict.fromkeys(ends))
+        found["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+        padding = tokenizer.pad_token_id
+        found["pad_token_id"] = ends[0] if padding is None else padding
+    if tokenizer.bos_token_id is not None:
+        found["bos_token_id"] = tokenizer.bos_token_id
+    return found
+
+
+def _end_of_answer(processor: VoRAProcessor) -> int | None:
+    """The token that follows an answer in the chat template's rendering, if it is a special one."""
+    answer = "answer"
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+    try:
+        tail = str(processor.apply_chat_template(messages)).rpartition(answer)[2]
+    except TemplateError:
+        return None  # a template that refuses such a conversation
+    ids = processor.tokenizer.encode(tail.lstrip(), add_special_tokens=False)
+    known = processor.tokenizer.get_added_vocab().values()
+    special = {*processor.tokenizer.all_special_ids, *known}
+    return ids[0] if ids and ids[0] in special else None
 
 
 def _write_weights(
@@ -162,6 +203,8 @@ def _write_weights(
                 raise CheckpointError(f"The tensor {name} does not belong to this configuration.")
             if dtype is not None and tensor.is_floating_point():
                 tensor = tensor.to(dtype)
+            if not bool(torch.isfinite(tensor).all()):
+                raise CheckpointError(f"The tensor {name} holds values that are not finite.")
             write_tensor(writer, name, tensor)
             del tensor
         if expected:

@@ -67,6 +67,7 @@ def recipe_of(run: Run, steps: int, batch: int) -> PretrainRecipe:
                 steps=steps,
                 batch_size=batch,
                 lr=2e-3,
+                betas=(0.9, 0.98),
                 warmup_steps=20,
                 log_every=1,
                 seed=run.seed,

@@ -12,7 +12,7 @@ class Blocks:
     """Blocks of the LLM.
 
     Attributes:
-        lora: the first so many get LoRA (N_vit).
+        lora: the first so many get LoRA (N_vit); 0 where the whole LLM trains.
         distilled: numbers of those that are aligned with the teacher's.
     """
 
@@ -32,7 +32,7 @@ def choose_blocks(recipe: PretrainRecipe, depth: int | None, llm_blocks: int) ->
         ConfigError: the LLM has too few blocks.
     """
     distilled = distilled_blocks(recipe.distillation, depth or 0, llm_blocks)
-    lora = recipe.n_vit or depth or llm_blocks
+    lora = recipe.n_vit or depth or llm_blocks if recipe.trains == "lora" else 0
     if lora > llm_blocks:
         raise ConfigError(f"LoRA is asked for {lora} blocks, but the LLM has {llm_blocks}.")
     return Blocks(lora, distilled)

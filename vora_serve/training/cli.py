@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from vora_serve.command import App
-from vora_serve.errors import ConfigurationError
 
 app = App(add_completion=False)
 
@@ -55,7 +54,6 @@ def pretrain(
     if dry_run:
         sys.stdout.write(run.describe(recipe, processes, tflops))
         return
-    _must_not_exist(Path(recipe.out), overwrite)
     _say(f"The checkpoint is in {run.run_pretrain(recipe, overwrite=overwrite)}.")
     run.finish()
 
@@ -79,7 +77,6 @@ def finetune(
     if dry_run:
         sys.stdout.write(run.describe(recipe, processes, tflops))
         return
-    _must_not_exist(Path(recipe.out), overwrite)
     _say(f"The checkpoint is in {run.run_finetune(recipe, overwrite=overwrite)}.")
     run.finish()
 
@@ -107,7 +104,6 @@ def merge(
     if dry_run:
         sys.stdout.write(run.describe_merge(recipe))
         return
-    _must_not_exist(Path(recipe.out), overwrite)
     for line in run.run_merge(recipe, overwrite=overwrite):
         _say(line)
 
@@ -133,11 +129,6 @@ def _prepare() -> None:
 
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-
-
-def _must_not_exist(out: Path, overwrite: bool) -> None:
-    if out.exists() and not overwrite:
-        raise ConfigurationError(f"{out} exists already; say --overwrite to replace it.")
 
 
 def _say(text: str) -> None:

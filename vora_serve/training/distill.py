@@ -108,7 +108,7 @@ class AuxHeads(nn.Module):
         """
         losses = {}
         for block, target in zip(self.blocks, targets, strict=True):
-            guess = self.get_submodule(f"aux_layer_{block}")(hidden[block])
+            guess = self.get_submodule(f"aux_layer_{block}")(hidden[block].float())
             similarity = functional.cosine_similarity(guess.float(), target.float(), dim=-1)
             losses[block] = (1 - similarity).mean()
         return losses

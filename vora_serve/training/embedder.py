@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn import functional
 
-from model_plugin import VoRAForCausalLM
+from model_plugin import CheckpointError, VoRAForCausalLM
 from vora_serve.training.distill import Teacher
 
 
@@ -14,6 +14,9 @@ def init_embedder(model: VoRAForCausalLM, teacher: Teacher) -> None:
 
     A class token's position is left out, and a position grid of another side is resized; a teacher
     of another width or patch size gives what it has. AIMv2 gives everything.
+
+    Raises:
+        CheckpointError: a teacher of the model's width and patch size has no patch projection.
     """
     own = dict(model.vision_embedding.named_parameters())
     names = {
@@ -27,6 +30,7 @@ def init_embedder(model: VoRAForCausalLM, teacher: Teacher) -> None:
         "embeddings.patch_embeddings.projection.weight": "patchifier.proj.weight",
         "embeddings.patch_embeddings.projection.bias": "patchifier.proj.bias",
     }
+    taken = set()
     with torch.no_grad():
         for name, parameter in teacher.vision.named_parameters():
             place = next((t for suffix, t in names.items() if name.endswith(suffix)), None)
@@ -37,6 +41,17 @@ def init_embedder(model: VoRAForCausalLM, teacher: Teacher) -> None:
                 values = _fit_positions(values, model.vision_embedding.grid_size)
             if target.numel() == values.numel():
                 target.copy_(values.view_as(target))
+                taken.add(place)
+    projection = own["patchifier.proj.weight"]
+    fits = (teacher.hidden_size, teacher.patch_size) == (
+        projection.shape[0],
+        model.config.patch_size,
+    )
+    if fits and "patchifier.proj.weight" not in taken:
+        raise CheckpointError(
+            f"The patch projection of {type(teacher.vision).__name__} cannot be found, which the "
+            "embedder starts from."
+        )
 
 
 def _fit_positions(positions: torch.Tensor, grid: int) -> torch.Tensor:

@@ -90,11 +90,11 @@ def estimate(
         processes: that share the run.
     """
     counts = count_parameters(plan, lora_rank)
-    pretrain = plan.blocks.lora > 0
-    groups = ("LoRA", "embedder", "auxiliary heads") if pretrain else ("LLM", "embedder")
+    lora = plan.blocks.lora > 0
+    groups = ("LoRA" if lora else "LLM", "embedder", "auxiliary heads")
     trained = tuple(name for name in groups if counts.get(name))
     train = sum(counts[name] for name in trained)
-    frozen = counts["LLM"] if pretrain else 0
+    frozen = counts["LLM"] if lora else 0
     shards = processes if settings.sharding == "fsdp2" else 1
     parts = processes if settings.sharding != "none" else 1
     rows = settings.micro_batch_size or settings.batch_size
@@ -104,11 +104,15 @@ def estimate(
     block = tokens * (8 * width + 3 * config.intermediate_size) * number
     layers = config.num_hidden_layers
     kept = layers * tokens * width * number + block if settings.gradient_checkpointing else 0
+    # The backward pass needs the weights as they were computed with, a block's at a time where
+    # activations are computed again.
+    copies = 2 * train // (layers if settings.gradient_checkpointing else 1) * settings.bf16
     logits = min(settings.loss_chunk or tokens, tokens) * config.vocab_size * 4 * 2
     memory = {
         "frozen weights": frozen * _BYTES[dtype] // shards,
-        "trained weights": train * (4 if pretrain else _BYTES[dtype]) // shards,
-        "gradients": train * (4 if pretrain else _BYTES[dtype]) // shards,
+        "trained weights": 4 * train // shards,
+        "bfloat16 copies": copies,
+        "gradients": 4 * train // shards,
         "optimizer": 8 * train // parts,
         "teacher": counts.get("teacher", 0) * _BYTES[teacher_dtype] if plan.blocks.distilled else 0,
         "activations": kept or layers * block,
@@ -116,7 +120,7 @@ def estimate(
     }
     per_step = settings.batch_size * max_length
     through = counts["LLM"] - config.vocab_size * width  # the embedding is looked up
-    flops = (4.0 * through + 6.0 * train if pretrain else 6.0 * through) * per_step
+    flops = (4.0 * through + 6.0 * train if lora else 6.0 * through) * per_step
     if settings.gradient_checkpointing:
         flops += 2.0 * through * per_step
     if plan.blocks.distilled:

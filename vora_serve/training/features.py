@@ -89,7 +89,7 @@ class FeatureCache:
     a picture takes blocks x tokens x width x 2 bytes.
 
     Args:
-        folder: made when needed; must belong to one teacher, which its name should say.
+        folder: made when needed.
         max_bytes: nothing is added beyond.
     """
 
@@ -98,6 +98,8 @@ class FeatureCache:
         folder.mkdir(parents=True, exist_ok=True)
         self.bytes = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
         self.hits = self.misses = 0
+        #: Says whose states are meant; a folder may then serve several teachers.
+        self.owner = ""
 
     @classmethod
     def of(cls, teacher: TeacherSettings | None) -> "FeatureCache | None":
@@ -109,7 +111,7 @@ class FeatureCache:
     def key(self, pixels: torch.Tensor) -> str:
         """Name of a picture: a digest of its values, (3, H, W)."""
         data = pixels.detach().cpu().float().contiguous().numpy().tobytes()
-        return hashlib.blake2b(data, digest_size=16).hexdigest()
+        return hashlib.blake2b(data, digest_size=16, key=self.owner.encode()).hexdigest()
 
     def get(self, key: str, names: Sequence[str]) -> list[torch.Tensor] | None:
         """The states of these names, (N, D) each; None if any is not there."""

@@ -1,18 +1,23 @@
 """The training loop: the same for pretraining and fine-tuning, on one process or many."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
-from model_plugin import VoRAProcessor
+from model_plugin import VoRAError, VoRAProcessor
+from vora_serve.training.accumulate import accumulate
 from vora_serve.training.data import Batch, SampleSource, Tokeniser
 from vora_serve.training.data_recipe import Data
-from vora_serve.training.feed import SKIPPED_FILE, make_feed
+from vora_serve.training.feed import SKIPPED_FILE, Feed, make_feed
+from vora_serve.training.health import Health, StopRequest, TrainingStopped, all_finite
 from vora_serve.training.held_out import HeldOutSet
+from vora_serve.training.identity import Identity
 from vora_serve.training.metrics import METRICS_FILE, Metrics
-from vora_serve.training.optim import make_schedule
+from vora_serve.training.optim import Rates
 from vora_serve.training.parallel import Strategy, make_strategy
 from vora_serve.training.recipe import Optimisation
 from vora_serve.training.state import STATE_FOLDER, RunState
@@ -28,12 +33,14 @@ def train(
     max_length: int,
     out_dir: Path,
     name: str,
+    identity: Identity | None = None,
     held_out: HeldOutSet | None = None,
+    snapshot: Callable[[int], object] | None = None,
 ) -> RunState:
     """Train a model in place.
 
-    A run that was cut off goes on from its last saved state as if it had not been: a step's samples
-    follow from its number, or from the saved place in the data.
+    A run that was interrupted resumes from its last saved state as if it had not been: a step's
+    samples follow from its number, or from the saved place in the data.
 
     Args:
         module: model, teacher and heads; what requires gradients is trained.
@@ -44,7 +51,9 @@ def train(
         out_dir: gets ``metrics.jsonl`` (a line every ``log_every`` steps), ``skipped.jsonl`` with
             broken samples and, while the run lasts, ``state/``.
         name: shown at the progress bar and in the metrics.
+        identity: what the run's result depends on; a saved state of another is refused.
         held_out: what the run is evaluated on while it lasts.
+        snapshot: writes a checkpoint after some step; called every ``export_every`` steps.
 
     Returns:
         The run's state; the caller removes it when the result is safe on disk.
@@ -52,7 +61,8 @@ def train(
     Raises:
         SampleError: a sample cannot be trained on, or too many of a stream's were broken.
         CheckpointError: a saved state does not fit this run, or could not be written.
-        ConfigError: processes, lanes and batch do not divide.
+        ConfigError: processes, shards and batch do not divide.
+        TrainingStopped: something else ended the run; the sentence names the last good state.
     """
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
@@ -65,10 +75,8 @@ def train(
     if settings.compile:
         compile_blocks(module)
     strategy = make_strategy(module, settings, accelerator)
-    schedule = make_schedule(settings)
-    base_lrs = [[g["lr"] for g in optimizer.param_groups] for optimizer in strategy.optimizers]
-    stream = samples if isinstance(samples, Data) else None
-    state = RunState(out_dir / STATE_FOLDER, strategy, settings, accelerator, stream)
+    rates = Rates(strategy.optimizers, settings)
+    state = RunState(out_dir / STATE_FOLDER, strategy, settings, accelerator, identity or {})
     start = state.load()
     module.train()
     feed = make_feed(
@@ -82,66 +90,109 @@ def train(
         dense=module.model.llm.config._attn_implementation in ("sdpa", "eager"),
         report=out_dir / SKIPPED_FILE if accelerator.is_main_process else None,
     )
-    report_file = out_dir / METRICS_FILE
-    with Metrics(report_file, name, start, settings, accelerator.is_main_process) as metrics:
-        for step, batches in enumerate(feed, start):
-            for optimizer, lrs in zip(strategy.optimizers, base_lrs, strict=True):
-                for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-                    group["lr"] = lr * schedule(step)
-            losses = _accumulate(strategy, module, batches, accelerator)
-            losses["grad_norm"] = strategy.step()
-            losses["lr"] = settings.lr * schedule(step)
-            metrics.add(step, losses, batches, feed.skipped)
-            done = step + 1
-            if held_out is not None and (done % held_out.every == 0 or done == settings.steps):
-                found = held_out.evaluate(module, accelerator.device)
-                metrics.write({"stage": f"{name}, held out", "step": done} | found)
-            if settings.save_every and done % settings.save_every == 0 and done < settings.steps:
-                state.save(done, feed.state())
+    run = _Run(module, strategy, settings, accelerator, feed, state)
+    try:
+        with (
+            StopRequest() as request,
+            Metrics(
+                out_dir / METRICS_FILE, name, start, settings, accelerator.is_main_process
+            ) as metrics,
+        ):
+            for step, batches in enumerate(feed, start):
+                rate = rates.set(step)
+                losses, applied = run.step(step, batches)
+                metrics.add(step, losses | {"lr": rate}, batches, applied, feed.skipped, run.health)
+                done = step + 1
+                if held_out is not None and (done % held_out.every == 0 or done == settings.steps):
+                    found = held_out.evaluate(module, accelerator.device)
+                    metrics.write({"stage": f"{name}, held out", "step": done} | found)
+                run.keep(done, stop=request.received)
+                if snapshot is not None and is_due(settings.export_every, done, settings.steps):
+                    snapshot(done)
+            run.finish()
+    except VoRAError as error:
+        raise type(error)(_ended(str(error), state)) from error
+    except (OSError, RuntimeError, MemoryError) as error:
+        raise TrainingStopped(_ended(_reason(error), state)) from error
     return state
 
 
-def _accumulate(
-    strategy: Strategy,
-    module: TrainingModel,
-    batches: list[Batch],
-    accelerator: Accelerator,
-) -> dict[str, float]:
-    """Gradients of a whole step, micro-batch by micro-batch; each token weighs the same.
+class _Run:
+    """Steps of a run, and the states that it keeps."""
 
-    Returns:
-        ``loss`` (equation 4), ``lm``, ``distill`` and ``aux_i`` of the step.
-    """
-    device = accelerator.device
-    totals = torch.tensor(
-        [
-            sum(int((batch.labels[:, 1:] >= 0).sum()) for batch in batches),
-            sum(int(batch.image_mask.sum()) for batch in batches),
-        ],
-        device=device,
-        dtype=torch.float64,
-    )
-    targets, image_tokens = accelerator.reduce(totals, reduction="sum").tolist()
-    sums: dict[str, float] = {}
-    if image_tokens:
-        # Of a step with images, also where this process has none: the sums are added up below.
-        sums |= {f"aux_{block}": 0.0 for block in module.blocks}
-    for number, batch in enumerate(batches, 1):
-        losses = strategy.forward(batch.to(device), last=number == len(batches))
-        sums["lm"] = sums.get("lm", 0.0) + float(losses["lm"].detach()) / max(targets, 1)
-        loss = losses["lm"] / max(targets, 1)
-        if "image_tokens" in losses:
-            share = losses["image_tokens"] / image_tokens
-            aux = {k: v * share for k, v in losses.items() if k.startswith("aux_")}
-            for key, value in aux.items():
-                sums[key] = sums.get(key, 0.0) + float(value.detach())
-            loss = loss + module.settings.weight * torch.stack(list(aux.values())).mean()
-        strategy.backward(loss)
-    if accelerator.num_processes > 1:
-        keys = sorted(sums)
-        values = torch.tensor([sums[k] for k in keys], device=device, dtype=torch.float64)
-        sums = dict(zip(keys, accelerator.reduce(values, reduction="sum").tolist(), strict=True))
-    blocks = [value for key, value in sums.items() if key.startswith("aux_")]
-    distill = sum(blocks) / len(blocks) if blocks else 0.0
-    weighted = module.settings.weight * distill
-    return {"loss": sums["lm"] + weighted, "lm": sums["lm"], "distill": distill} | sums
+    def __init__(
+        self,
+        module: TrainingModel,
+        strategy: Strategy,
+        settings: Optimisation,
+        accelerator: Accelerator,
+        feed: Feed,
+        state: RunState,
+    ) -> None:
+        self.module, self.strategy, self.settings = module, strategy, settings
+        self.accelerator, self.feed, self.state = accelerator, feed, state
+        self.health = Health(settings.max_nonfinite_steps)
+        self.trained = [p for p in module.parameters() if p.requires_grad]
+        #: The last step whose update was applied, and where the data loader was after it.
+        self.good = (state.step or 0, dict(state.lanes))
+
+    def step(self, step: int, batches: list[Batch]) -> tuple[dict[str, float], bool]:
+        """One step: its losses, and whether the weights were updated."""
+        losses = accumulate(self.strategy, self.module, batches, self.accelerator)
+        norm, applied = self.strategy.step(usable=math.isfinite(losses["loss"]))
+        self.health.count(step, losses["loss"], norm, applied)
+        if not applied and self.health.is_burst:
+            self.state.save(*self.good)
+            raise TrainingStopped(
+                f"{self.health.in_a_row} steps in a row, up to step {step + 1}, had no finite loss "
+                "or gradients."
+            )
+        if applied and self._any(not all_finite(self.trained)):
+            raise TrainingStopped(
+                f"The update of step {step + 1} made weights that are not finite."
+            )
+        return losses | {"grad_norm": norm}, applied
+
+    def keep(self, done: int, *, stop: bool) -> None:
+        """Save a state where one is due, or where the run is asked to stop."""
+        applied = self.health.in_a_row == 0
+        if applied:
+            self.good = (done, dict(self.feed.state()))
+        if self._any(stop):
+            self.state.save(*self.good)
+            raise TrainingStopped(f"The run was asked to stop (SIGTERM) after step {done}.")
+        if self.health.in_a_row == 0 and is_due(
+            self.settings.save_every, done, self.settings.steps
+        ):
+            self.state.save(*self.good)
+
+    def finish(self) -> None:
+        """Keep the last step, so that it outlives whatever happens to the export."""
+        self.state.final = self.good
+        if self.settings.save_every:
+            self.state.keep_final()
+
+    def _any(self, flag: bool) -> bool:
+        """Whether it holds on any process."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        count = torch.tensor(float(flag), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(count, reduction="sum") > 0)
+
+
+def is_due(every: int, done: int, steps: int) -> bool:
+    """Whether what happens every so many steps, but not after the last, happens now."""
+    return bool(every) and done % every == 0 and done < steps
+
+
+def _ended(reason: str, state: RunState) -> str:
+    return f"{reason.rstrip('.')}. {state.last()}"
+
+
+def _reason(error: BaseException) -> str:
+    """The sentence of an error of a library's; a worker's carries its traceback with it."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    if not lines:
+        return f"Training stopped: {type(error).__name__}"
+    line = lines[-1] if "Traceback" in str(error) else lines[0]
+    return f"Training stopped: {line.strip()[:300]}"

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from model_plugin import ConfigError
 from vora_serve.training.data import Batch
+from vora_serve.training.health import Health
 from vora_serve.training.recipe import Optimisation
 
 METRICS_FILE = "metrics.jsonl"
@@ -37,7 +38,7 @@ class Metrics:
             total=settings.steps, initial=start, desc=name, unit="step", disable=not active
         )
         self.sums: dict[str, float] = {}
-        self.steps = self.tokens = 0
+        self.steps = self.applied = self.tokens = 0
         self.since = time.perf_counter()
         if active:
             _drop_lines_from(file, name, start)
@@ -49,7 +50,13 @@ class Metrics:
         self.close()
 
     def add(
-        self, step: int, values: dict[str, float], batches: list[Batch], skipped: int = 0
+        self,
+        step: int,
+        values: dict[str, float],
+        batches: list[Batch],
+        applied: bool,
+        skipped: int,
+        health: Health,
     ) -> None:
         """Count a step in.
 
@@ -57,24 +64,34 @@ class Metrics:
             step: its number, from 0.
             values: losses and the like.
             batches: this process's micro-batches.
+            applied: whether the weights were updated; the values of other steps are left out.
             skipped: broken samples so far, on this process.
+            health: the run's.
         """
         self.steps += 1
         self.tokens += sum(batch.real_tokens or batch.input_ids.numel() for batch in batches)
-        for key, value in values.items():
-            self.sums[key] = self.sums.get(key, 0.0) + value
+        if applied:
+            self.applied += 1
+            for key, value in values.items():
+                self.sums[key] = self.sums.get(key, 0.0) + value
         self.bar.update()
         if self.steps < self.settings.log_every and step + 1 < self.settings.steps:
             return
         now = time.perf_counter()
         line: dict[str, Any] = {"stage": self.name, "step": step + 1}
-        line |= {key: round(value / self.steps, 6) for key, value in self.sums.items()}
+        line |= dict.fromkeys(values)  # null where no step of the line had finite numbers
+        line |= {key: round(value / self.applied, 6) for key, value in self.sums.items()}
         line["tokens_per_second"] = round(self.tokens / (now - self.since), 1)
-        if skipped:
-            line["skipped"] = skipped
-        self.bar.set_postfix(lm=f"{line['lm']:.3f}", distill=f"{line['distill']:.3f}")
+        counts = {
+            "skipped": skipped,
+            "skipped_steps": health.skipped,
+            "spikes": health.spikes,
+        }
+        line |= {key: count for key, count in counts.items() if count}
+        if self.applied:
+            self.bar.set_postfix(lm=f"{line['lm']:.3f}", distill=f"{line['distill']:.3f}")
         self.write(line)
-        self.sums, self.steps, self.tokens, self.since = {}, 0, 0, now
+        self.sums, self.steps, self.applied, self.tokens, self.since = {}, 0, 0, 0, now
 
     def write(self, line: dict[str, Any]) -> None:
         """Add a line to ``metrics.jsonl`` and wherever else the run reports to."""

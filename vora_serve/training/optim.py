@@ -57,6 +57,28 @@ def make_schedule(settings: Optimisation) -> Callable[[int], float]:
             return 1.0
         span = max(1, settings.steps - settings.warmup_steps)
         progress = min(1.0, (step - settings.warmup_steps) / span)
-        return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
+        end = settings.final_lr
+        return end + 0.5 * (1 - end) * (1 + math.cos(math.pi * progress))
 
     return factor
+
+
+class Rates:
+    """The learning rates of a run's optimizers, step by step.
+
+    Args:
+        optimizers: with their peak rates.
+        settings: the recipe's.
+    """
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer], settings: Optimisation) -> None:
+        self.groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        self.peaks = [group["lr"] for group in self.groups]
+        self.lr, self.schedule = settings.lr, make_schedule(settings)
+
+    def set(self, step: int) -> float:
+        """Set the rates of a step, counted from 0; returns that of ``lr``."""
+        factor = self.schedule(step)
+        for group, peak in zip(self.groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        return self.lr * factor

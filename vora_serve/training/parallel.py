@@ -5,6 +5,7 @@ process has everything (one alone, or DistributedDataParallel); fully_shard (FSD
 gradients and optimizer states; DeepSpeed's ZeRO shards the optimizer states.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,8 +53,15 @@ class Strategy(Protocol):
         """Add a micro-batch's gradients. The losses of all processes add up to the step's."""
         ...
 
-    def step(self) -> float:
-        """Clip and apply the gradients; returns their norm before that."""
+    def step(self, *, usable: bool) -> tuple[float, bool]:
+        """Clip and apply the gradients, or drop them where they are not finite.
+
+        Args:
+            usable: False drops them in any case.
+
+        Returns:
+            Their norm before clipping, and whether they were applied; the same everywhere.
+        """
         ...
 
     def save(self, folder: Path) -> dict[str, Any]:
@@ -119,14 +127,17 @@ class _Averaging:
         """See :class:`Strategy`."""
         self.accelerator.backward(loss * self.accelerator.num_processes)
 
-    def step(self) -> float:
+    def step(self, *, usable: bool) -> tuple[float, bool]:
         """See :class:`Strategy`."""
         trained = [p for p in self.module.parameters() if p.requires_grad]
-        norm = torch.nn.utils.clip_grad_norm_(trained, self.settings.max_grad_norm)
+        total = torch.nn.utils.clip_grad_norm_(trained, self.settings.max_grad_norm)
+        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
+        applied = usable and math.isfinite(norm)
         for optimizer in self.optimizers:
-            optimizer.step()
+            if applied:
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        return norm, applied
 
 
 class Replicated(_Averaging):
@@ -159,8 +170,14 @@ class Replicated(_Averaging):
         Raises:
             CheckpointError: it is of another model.
         """
-        if self.module.load_state_dict(saved["trained"], strict=False).unexpected_keys:
-            raise CheckpointError("The saved training state belongs to another model.")
+        trained = {n for n, p in self.module.named_parameters() if p.requires_grad}
+        other = trained ^ saved["trained"].keys()
+        if other:
+            raise CheckpointError(
+                f"The saved training state belongs to another model: {min(other)} and "
+                f"{len(other) - 1} more tensors are in one of them alone."
+            )
+        self.module.load_state_dict(saved["trained"], strict=False)
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
 

@@ -48,6 +48,7 @@ def plan_pretrain(recipe: PretrainRun) -> Plan:
     Raises:
         ConfigError, CheckpointError: they do not.
     """
+    _check_dtype(recipe)
     parts = find_parts(recipe.model.path, recipe.teacher)
     teacher = parts.teacher
     if recipe.distillation.mode != "none" and teacher is None:
@@ -73,6 +74,7 @@ def plan_finetune(recipe: FinetuneRun) -> Plan:
     Raises:
         ConfigError, CheckpointError: they do not.
     """
+    _check_dtype(recipe)
     checkpoint = Checkpoint.open(recipe.model.path)
     checkpoint.check()
     config = checkpoint.config
@@ -86,6 +88,11 @@ def plan_finetune(recipe: FinetuneRun) -> Plan:
     _set_attention(config, recipe.attention)
     _check_length(recipe.max_length, images)
     return Plan(config, True, None, Blocks(), images)
+
+
+def _check_dtype(recipe: PretrainRun | FinetuneRun) -> None:
+    if recipe.model.dtype == "bfloat16" and not recipe.optimisation.bf16:
+        raise ConfigError("model.dtype=bfloat16 needs optimisation.bf16=true.")
 
 
 def _pretrain_config(recipe: PretrainRun, parts: Parts, images: ImageSettings) -> VoRAConfig:

@@ -31,7 +31,16 @@ def load_processor(settings: ModelSettings, images: ImageSettings) -> VoRAProces
     else:
         tokenizer = _tokenizer(settings.path)
         template = template or tokenizer.chat_template
+    _ensure_padding(tokenizer, settings.path)
     return VoRAProcessor(VoRAImageProcessor(images), tokenizer, template)
+
+
+def _ensure_padding(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    """Let a tokenizer without padding pad with the token that ends texts: no padding is learned."""
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"The tokenizer of {path} has no end-of-text token (eos_token).")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def _template(file: str | None) -> str | None:

@@ -26,7 +26,8 @@ class Optimisation(Strict):
         micro_batch_size: samples in one forward pass; the whole batch when absent.
         lr: peak learning rate.
         embedder_lr: the patch embedder's; ``lr`` when absent.
-        schedule: ``constant`` or ``cosine`` (to a tenth of ``lr``), after the warm-up.
+        schedule: ``constant`` or ``cosine``, after the warm-up.
+        final_lr: learning rate at the end of ``cosine``, as a share of ``lr``.
         warmup_steps: steps of linear warm-up.
         optimizer: ``adamw``, or ``muon`` for matrices inside the LLM with ``adamw`` for the rest.
         weight_decay: decoupled weight decay.
@@ -34,13 +35,17 @@ class Optimisation(Strict):
         max_grad_norm: gradients are scaled down to this norm.
         seed: of initialisation and of the order of samples.
         workers: processes that prepare batches.
-        log_every, save_every: in steps; ``save_every`` 0 saves at the end only.
-        bf16: compute in bfloat16 (autocast); what trains is kept as it is.
+        log_every, save_every: in steps; ``save_every`` 0 saves a state only where a run stops.
+        export_every: in steps; a complete checkpoint is kept in ``RUN/checkpoints`` each time; 0
+            keeps the result alone.
+        max_nonfinite_steps: steps in a row whose loss or gradients are not finite after which a
+            run stops; fewer are skipped and counted.
+        bf16: compute in bfloat16 (autocast); weights that train are float32.
         gradient_checkpointing: compute activations again in the backward pass.
         compile: have torch.compile make the LLM's blocks faster; needs a C++ compiler on CPU.
         loss_chunk: targets whose logits are held at a time; all of a micro-batch when absent.
         sharding: ``none`` (every process has everything), ``zero1`` (DeepSpeed: optimizer states
-            are dealt out) or ``fsdp2`` (torch's fully_shard: weights and gradients as well).
+            are sharded) or ``fsdp2`` (torch's fully_shard: weights and gradients as well).
         tensorboard: write event files beside the metrics.
         wandb: project to report to; nowhere when absent.
     """
@@ -51,15 +56,18 @@ class Optimisation(Strict):
     lr: float = Field(gt=0)
     embedder_lr: float | None = Field(default=None, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
+    final_lr: float = Field(default=0.0, ge=0, le=1)
     warmup_steps: int = Field(default=0, ge=0)
     optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float = Field(default=1.0, gt=0)
     seed: int = 0
     workers: int = Field(default=0, ge=0)
     log_every: int = Field(default=10, gt=0)
     save_every: int = Field(default=0, ge=0)
+    export_every: int = Field(default=0, ge=0)
+    max_nonfinite_steps: int = Field(default=3, gt=0)
     bf16: bool = False
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -95,6 +103,8 @@ class PretrainRecipe(Strict):
     """LoRA pretraining with distillation (sections 3.1 to 3.3).
 
     Attributes:
+        trains: ``lora``, on a frozen LLM (section 3.1), or ``llm``, the whole LLM without LoRA,
+            which gives a merged checkpoint.
         lora_rank: rank of the LoRA factors; alpha equals it, so their scale is 1.
         n_vit: number of LLM blocks that get LoRA; the teacher's depth when absent.
         max_length: samples of more tokens are refused; packed sequences have as many.
@@ -104,6 +114,7 @@ class PretrainRecipe(Strict):
 
     optimisation: Optimisation
     distillation: Distillation = Distillation()
+    trains: Literal["lora", "llm"] = "lora"
     lora_rank: int = Field(default=1024, gt=0)
     n_vit: int | None = Field(default=None, gt=0)
     max_length: int = Field(default=2048, gt=0)

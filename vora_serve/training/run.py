@@ -13,11 +13,14 @@ from vora_serve.training.data import Tokeniser
 from vora_serve.training.dry_run import describe, describe_merge
 from vora_serve.training.features import FeatureCache
 from vora_serve.training.feed import check_division
+from vora_serve.training.identity import recipe_identity
 from vora_serve.training.plan import plan_finetune, plan_pretrain
 from vora_serve.training.preflight import check_data
 from vora_serve.training.processor import load_processor
+from vora_serve.training.result import check_output
 from vora_serve.training.run_recipe import FinetuneRun, MergeRun, PretrainRun
 from vora_serve.training.stages import finetune, pretrain_blocks
+from vora_serve.training.state import check_resume
 
 __all__ = ["describe", "describe_merge", "finish", "run_finetune", "run_merge", "run_pretrain"]
 
@@ -29,13 +32,16 @@ def run_pretrain(recipe: PretrainRun, *, overwrite: bool = False) -> Path:
         ConfigError, CheckpointError, SampleError: recipe, model or data do not fit.
     """
     plan = plan_pretrain(recipe)
-    check_division(recipe.data, recipe.optimisation, int(os.environ.get("WORLD_SIZE", "1")))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    check_division(recipe.data, recipe.optimisation, processes)
+    run = Path(recipe.run)
+    check_output(Path(recipe.out), overwrite, run=run, source=recipe.model.path)
+    check_resume(run, recipe_identity(recipe), recipe.optimisation.sharding, processes)
     processor = load_processor(recipe.model, plan.images)
     held_out = check_data(recipe, Tokeniser(processor, recipe.max_length))
     torch.manual_seed(recipe.optimisation.seed)
     teacher = load_teacher(recipe.teacher, plan) if recipe.teacher is not None else None
     model = load_model(recipe.model, plan, processor)
-    run = Path(recipe.run)
     return pretrain_blocks(
         plan.blocks,
         model,
@@ -59,11 +65,14 @@ def run_finetune(recipe: FinetuneRun, *, overwrite: bool = False) -> Path:
         ConfigError, CheckpointError, SampleError: recipe, model or data do not fit.
     """
     plan = plan_finetune(recipe)
-    check_division(recipe.data, recipe.optimisation, int(os.environ.get("WORLD_SIZE", "1")))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    check_division(recipe.data, recipe.optimisation, processes)
+    run = Path(recipe.run)
+    check_output(Path(recipe.out), overwrite, run=run, source=recipe.model.path)
+    check_resume(run, recipe_identity(recipe), recipe.optimisation.sharding, processes)
     processor = load_processor(recipe.model, plan.images)
     held_out = check_data(recipe, Tokeniser(processor, recipe.max_length))
     model = load_model(recipe.model, plan, processor)
-    run = Path(recipe.run)
     return finetune(
         model,
         processor,
@@ -90,6 +99,7 @@ def run_merge(recipe: MergeRun, *, overwrite: bool = False) -> Iterator[str]:
     Raises:
         CheckpointError: the source is no complete checkpoint, or the result does not agree with it.
     """
+    check_output(Path(recipe.out), overwrite, source=recipe.source)
     out = merge_checkpoint(
         recipe.source,
         recipe.out,

@@ -19,7 +19,7 @@ class ModelSettings(Strict):
     Attributes:
         path: for pretraining, an LLM as transformers saves it (Qwen2, Llama, Qwen3), or a VoRA
             checkpoint; for fine-tuning, a merged VoRA checkpoint. A folder or a hub id.
-        dtype: of frozen weights; what trains is float32 while pretraining.
+        dtype: of frozen weights; what trains is float32.
         attn_implementation: as in :mod:`vora_serve.training.attention`; ``flex_attention`` on CUDA
             and ``vora_documents`` elsewhere when absent.
         spatial_merge_size: m; m x m patches become one token (a new model only).

@@ -15,10 +15,22 @@ from vora_serve.training.distill import Teacher
 from vora_serve.training.embedder import init_embedder
 from vora_serve.training.features import FeatureCache
 from vora_serve.training.held_out import HeldOutSet
+from vora_serve.training.identity import Identity, parts_identity, recipe_identity
 from vora_serve.training.loop import train
 from vora_serve.training.lora import attach_lora, check_trainable
-from vora_serve.training.recipe import Distillation, FinetuneRecipe, PretrainRecipe
-from vora_serve.training.result import export, pretraining_tensors
+from vora_serve.training.recipe import (
+    Distillation,
+    FinetuneRecipe,
+    PretrainRecipe,
+    Recipe,
+)
+from vora_serve.training.result import (
+    CHECKPOINTS,
+    check_output,
+    export,
+    finish,
+    pretraining_tensors,
+)
 from vora_serve.training.step import StepOptions, TrainingModel
 
 Files = Mapping[str, str] | Callable[[], Mapping[str, str]]
@@ -93,38 +105,40 @@ def pretrain_blocks(
     overwrite: bool = False,
 ) -> Path:
     """As :func:`pretrain`, where it is known which blocks get LoRA and which are distilled."""
+    _check_dtypes(model, recipe)
+    check_output(out, overwrite, run=run_dir)
+    identity = recipe_identity(recipe) | parts_identity(model.llm, teacher, processor)
     torch.manual_seed(recipe.optimisation.seed)
     if teacher is not None:
         init_embedder(model, teacher)
     options = StepOptions.of(recipe, cache)
     module = TrainingModel(model, teacher, recipe.distillation, options, blocks.distilled)
-    attach_lora(model, recipe.lora_rank, blocks.lora)
-    check_trainable(module, ("lora_", "vision_embedding", "aux_layer_"))
-    state = train(
-        module,
-        processor,
-        samples,
-        recipe.optimisation,
-        max_length=recipe.max_length,
-        out_dir=run_dir,
-        name="pretrain",
-        held_out=held_out,
-    )
+    if blocks.lora:
+        attach_lora(model, recipe.lora_rank, blocks.lora)
+        check_trainable(module, ("lora_", "vision_embedding", "aux_layer_"))
+    else:
+        _keep_float32(model.requires_grad_(True))
     model.config.aux_vision = type(teacher.vision).__name__ if teacher else ""
-    export(
-        state,
-        pretraining_tensors(model, module.aux_vision),
-        lambda tensors: export_checkpoint(
-            out,
-            model.config,
-            tensors,
-            processor,
-            merged=False,
-            files=files() if callable(files) else files,
-            overwrite=overwrite,
-        ),
-    )
-    return out
+
+    def write(folder: Path, replace: bool) -> None:
+        export(
+            pretraining_tensors(model, module.aux_vision if blocks.lora else None),
+            lambda tensors: export_checkpoint(
+                folder,
+                model.config,
+                tensors,
+                processor,
+                merged=not blocks.lora,
+                files=files() if callable(files) else files,
+                overwrite=replace,
+            ),
+            sharded=recipe.optimisation.sharding != "none",
+        )
+
+    return _train(
+        "pretrain", module, processor, samples, recipe, run_dir, out, identity, held_out, write,
+        overwrite,
+    )  # fmt: skip
 
 
 def finetune(
@@ -160,10 +174,52 @@ def finetune(
     """
     if not model.config.is_merged:
         raise ConfigError("Fine-tuning needs a merged checkpoint; run vora-serve merge first.")
+    check_output(out, overwrite, run=run_dir)
+    dtype = dtype or model.dtype
+    identity = recipe_identity(recipe) | parts_identity(model, None, processor)
     torch.manual_seed(recipe.optimisation.seed)
     model.requires_grad_(True)
     _freeze(model, recipe.freeze)
+    _keep_float32(model)
+    _check_dtypes(model, recipe)
     module = TrainingModel(model, None, Distillation(mode="none"), StepOptions.of(recipe))
+
+    def write(folder: Path, replace: bool) -> None:
+        export(
+            iter(model.state_dict().items()),
+            lambda tensors: export_checkpoint(
+                folder,
+                model.config,
+                tensors,
+                processor,
+                dtype=dtype,
+                files=files() if callable(files) else files,
+                overwrite=replace,
+            ),
+            sharded=recipe.optimisation.sharding != "none",
+        )
+
+    return _train(
+        "finetune", module, processor, samples, recipe, run_dir, out, identity, held_out, write,
+        overwrite,
+    )  # fmt: skip
+
+
+def _train(
+    name: str,
+    module: TrainingModel,
+    processor: VoRAProcessor,
+    samples: SampleSource | Data,
+    recipe: Recipe,
+    run_dir: Path,
+    out: Path,
+    identity: Identity,
+    held_out: HeldOutSet | None,
+    write: Callable[[Path, bool], None],
+    overwrite: bool,
+) -> Path:
+    """Train, with the checkpoints on the way that the recipe asks for, and write the result."""
+    kept = run_dir / CHECKPOINTS
     state = train(
         module,
         processor,
@@ -171,23 +227,33 @@ def finetune(
         recipe.optimisation,
         max_length=recipe.max_length,
         out_dir=run_dir,
-        name="finetune",
+        name=name,
+        identity=identity,
         held_out=held_out,
+        snapshot=lambda step: write(kept / f"step-{step:06d}", True),
     )
-    export(
-        state,
-        iter(model.state_dict().items()),
-        lambda tensors: export_checkpoint(
-            out,
-            model.config,
-            tensors,
-            processor,
-            dtype=dtype,
-            files=files() if callable(files) else files,
-            overwrite=overwrite,
-        ),
-    )
+    finish(state, lambda: write(out, overwrite))
     return out
+
+
+def _keep_float32(model: nn.Module) -> None:
+    """Hold what trains in float32, whatever it computes in.
+
+    A bfloat16 weight has 8 bits: most updates of a fine-tune are smaller than half its last one,
+    and would be rounded away.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _check_dtypes(model: nn.Module, recipe: Recipe) -> None:
+    half = {p.dtype for p in model.parameters()} - {torch.float32}
+    if half and not recipe.optimisation.bf16:
+        raise ConfigError(
+            f"The model's weights are {str(half.pop()).removeprefix('torch.')}; training with them "
+            "needs optimisation.bf16=true."
+        )
 
 
 def _freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:

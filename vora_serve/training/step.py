@@ -12,6 +12,7 @@ from vora_serve.training.attention import Rule, attention_for
 from vora_serve.training.data import Batch
 from vora_serve.training.distill import AuxHeads, Teacher, captured, distilled_blocks
 from vora_serve.training.features import FeatureCache, fit_grid
+from vora_serve.training.identity import fingerprint
 from vora_serve.training.recipe import Distillation, Recipe
 
 
@@ -89,6 +90,8 @@ class TrainingModel(nn.Module):
         self.blocks = blocks or distilled_blocks(distillation, teacher.depth, layers)
         self.aux_vision = AuxHeads(self.blocks, model.config.hidden_size, teacher.hidden_size)
         self.teacher = [teacher]
+        if self.options.cache is not None:
+            self.options.cache.owner = fingerprint(teacher)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Losses of a batch.
@@ -98,7 +101,13 @@ class TrainingModel(nn.Module):
             and images, ``aux_i``: mean distillation loss of block i over the batch's image tokens,
             and ``image_tokens``: their number.
         """
-        with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.options.bf16):
+        # Without autocast's cache: it would keep a copy of every weight until the pass is over.
+        with torch.autocast(
+            batch.input_ids.device.type,
+            torch.bfloat16,
+            enabled=self.options.bf16,
+            cache_enabled=False,
+        ):
             return self._losses(batch)
 
     @property

@@ -7,6 +7,7 @@ the parameters, once a step. Stage 3 would shard the weights as well; FSDP2 does
 further library.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,17 @@ class ZeRO:
         # Gradients are averaged over processes, where a sum is wanted.
         self.engine.backward(loss * self.processes)
 
-    def step(self) -> float:
+    def step(self, *, usable: bool) -> tuple[float, bool]:
         """See :class:`vora_serve.training.parallel.Strategy`."""
+        # DeepSpeed clips, and drops by itself gradients whose norm is not finite.
+        if not usable:
+            for parameter in self.module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.fill_(math.nan)
         self.engine.step()
-        return float(self.engine.get_global_grad_norm())
+        if self.engine.optimizer.overflow:
+            return math.nan, False
+        return float(self.engine.get_global_grad_norm()), True
 
     def save(self, folder: Path) -> dict[str, Any]:
         """See :class:`vora_serve.training.parallel.Strategy`."""
