@@ -15,6 +15,7 @@ from vora_core.errors import ConfigError
 Model = TypeVar("Model", bound=BaseModel)
 
 _MAX_BASES = 8
+_MAY_HOLD_EMPTY = ("args", "env")
 
 
 def load(
@@ -150,12 +151,29 @@ def validate(kind: type[Model], data: Any, *, subject: str) -> Model:
     """A model from plain data.
 
     Raises:
-        ConfigError: a key or a value is wrong; the sentence names it.
+        ConfigError: a key or a value is wrong or an empty text; the sentence names it.
     """
+    refuse_empty(data, subject=subject)
     try:
         return kind.model_validate(data)
     except ValidationError as error:
         raise ConfigError(describe(error, kind, subject=subject)) from error
+
+
+def refuse_empty(data: Any, *, subject: str, place: tuple[str, ...] = ()) -> None:
+    """No key has a use for an empty text, which comes from a variable that was not set.
+
+    Flags and variables for other programs (``args``, ``env``) may be empty.
+
+    Raises:
+        ConfigError: some text is empty.
+    """
+    if data == "":
+        raise ConfigError(f"In the {subject}, {'.'.join(place)} is empty.")
+    if isinstance(data, Mapping | list) and (not place or place[-1] not in _MAY_HOLD_EMPTY):
+        items = data.items() if isinstance(data, Mapping) else enumerate(data)
+        for key, below in items:
+            refuse_empty(below, subject=subject, place=(*place, str(key)))
 
 
 def describe(error: ValidationError, kind: type[BaseModel], *, subject: str) -> str:

@@ -18,10 +18,14 @@ import vora_serve.demo.cli
 import vora_serve.evaluation.cli
 import vora_serve.explain.cli
 import vora_serve.training.cli
+from loadtest.settings import parse_settings as parse_run
+from vora_core import typed_yaml
+from vora_core.errors import ConfigError
 from vora_serve import cli
 from vora_serve.errors import ConfigurationError
 from vora_serve.gateway.images.urls import URLPolicy
 from vora_serve.gateway.settings import Settings, load_settings
+from vora_serve.training.run_recipe import MergeRun
 
 COMMAND = [sys.executable, "-c", "from vora_serve.cli import main; main()"]
 APPS = (
@@ -112,12 +116,14 @@ def texts(model: Any, where: str = "") -> Iterator[str]:
 def test_no_setting_takes_an_empty_text(where: str) -> None:
     section, _, name = where.partition(".")
     tree: dict[str, Any] = {section: {name: ""} if name else ""}
-    with pytest.raises(ConfigurationError, match=rf"The setting {where} is empty\."):
+    with pytest.raises(ConfigurationError, match=rf"In the settings, {where} is empty\."):
         load_settings(None, tree)
 
 
 def test_empty_texts_inside_lists_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigurationError, match=r"upstreams\.0\.api_key is empty"):
+    with pytest.raises(
+        ConfigurationError, match=r"In the settings, upstreams\.0\.api_key is empty"
+    ):
         load_settings(None, {"upstreams": [{"url": "http://x", "api_key": ""}]})
     with pytest.raises(ConfigurationError, match=r"engine\.served_model_name\.0 is empty"):
         load_settings(None, {"engine": {"served_model_name": [""]}})
@@ -125,6 +131,17 @@ def test_empty_texts_inside_lists_and_variables(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("VORA_SERVE_SERVER__HOST", "")
     with pytest.raises(ConfigurationError, match=r"server\.host is empty"):
         load_settings()
+
+
+def test_recipes_and_run_files_take_no_empty_text_either() -> None:
+    with pytest.raises(ConfigError, match=r"In the run file, servers\.0\.model is empty"):
+        parse_run({"servers": [{"model": ""}]})
+    with pytest.raises(ConfigError, match=r"In the recipe, out is empty\."):
+        typed_yaml.validate(MergeRun, {"source": "x", "out": ""}, subject="recipe")
+    server = {"name": "a", "kind": "url", "url": "http://x", "args": [""], "env": {"A": ""}}
+    workload = {"name": "w", "concurrency": [1]}
+    run = parse_run({"name": "r", "servers": [server], "workloads": [workload]})
+    assert run.servers[0].args == [""]
 
 
 def test_an_empty_list_of_allowed_hosts_allows_none() -> None:

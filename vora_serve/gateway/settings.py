@@ -340,16 +340,6 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
-def _refuse_empty(value: Any, where: str = "") -> None:
-    """No setting has a use for an empty text; it comes from a variable that was not set."""
-    if value == "":
-        raise ConfigError(f"The setting {where} is empty.")
-    if isinstance(value, Mapping | list) and where != "engine.args":  # vLLM's flags may be empty
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, below in items:
-            _refuse_empty(below, f"{where}.{key}".lstrip("."))
-
-
 def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
     """Settings from the file, the environment and the flags, in that order of precedence.
 
@@ -365,7 +355,7 @@ def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = 
     )
     try:
         tree = typed_yaml.overlay(typed_yaml.overlay(tree, _CheckedEnv(Settings)()), flags or {})
-        _refuse_empty(tree)
+        typed_yaml.refuse_empty(tree, subject="settings")
         return Settings(**tree)
     except ConfigError:
         raise
