@@ -14,6 +14,7 @@ import typer
 from vora_serve import __version__
 from vora_serve.command import App
 from vora_serve.errors import ConfigurationError, VoRAServeError
+from vora_serve.keys import app as keys_app
 
 app = App(
     name="vora-serve",
@@ -23,7 +24,6 @@ app = App(
     pretty_exceptions_enable=False,
 )
 config_app = App(help="Look at the gateway's configuration.", no_args_is_help=True)
-keys_app = App(help="Make API keys.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(keys_app, name="keys")
 
@@ -264,16 +264,6 @@ def config_schema() -> None:
     from vora_serve.gateway.settings import Settings
 
     _say(json.dumps(Settings.model_json_schema(), indent=2))
-
-
-@keys_app.command("new")
-def keys_new(name: Annotated[str, typer.Argument(help="Whose key it is.")]) -> None:
-    """Make a key: it is shown once; its entry goes into the key file."""
-    from vora_serve.gateway.admission import hash_key, new_key
-
-    key = new_key()
-    _say(f"key (shown this once): {key}\nentry for the key file:")
-    _say(f"  - name: {name}\n    sha256: {hash_key(key)}")
 
 
 def _delegate(name: str, module: str, whole_app: bool, summary: str) -> None:

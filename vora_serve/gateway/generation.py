@@ -117,6 +117,7 @@ class _Generation:
         self._send = send
         self._key = context.key
         self._caller = context.client if state.keys.open else context.key.name
+        self._tenant = context.client if state.keys.open else context.key.tenant
         self._relay: StreamRelay | None = None
 
     async def serve(self, parsed: ParsedRequest) -> None:
@@ -201,6 +202,8 @@ class _Generation:
         context.phase = "queue"
         slot = self._state.queue.slot(
             self._caller,
+            tenant=self._tenant,
+            weight=self._key.weight,
             priority=self._key.priority,
             cap=self._key.max_in_flight or self._state.settings.admission.max_in_flight_per_key,
             queue_cap=self._queue_cap,
@@ -234,6 +237,10 @@ class _Generation:
             parsed.payload["store"] = False
         elif parsed.stream:
             parsed.payload.setdefault("stream_options", {})["include_usage"] = True
+        if not self._state.keys.open and self._state.settings.auth.isolate_caches:
+            # A caller's own salt divides its tenant's cache further, and never reaches another's.
+            own = parsed.payload.get("cache_salt", "")
+            parsed.payload["cache_salt"] = self._key.cache_salt + own
         body = parsed.encode()
         self._share.grow(len(body))
         self._context.phase = "prefill"

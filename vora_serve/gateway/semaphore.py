@@ -9,10 +9,24 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 
+@dataclass(frozen=True)
+class Group:
+    """Callers that share what there is with other groups as one.
+
+    Attributes:
+        name: of the group.
+        share: relative to other groups'.
+    """
+
+    name: str
+    share: float = 1.0
+
+
 @dataclass(eq=False)
 class _Waiter:
     weight: int
     caller: str
+    group: Group
     limit: int | None
     in_line: bool = True
     granted: asyncio.Future[None] = field(
@@ -23,9 +37,11 @@ class _Waiter:
 class WeightedSemaphore:
     """Hands out up to ``capacity`` units; whoever finds too few free waits in line.
 
-    Higher priorities go first; within a priority callers take turns, each in order of arrival, so
-    that one caller's thousand requests delay another's first by one. Nobody is passed over for
-    wanting much: the next in line is waited for, unless its caller is at a limit of its own.
+    Higher priorities go first. Within a priority, the group that holds least for its share goes
+    first, and equals take turns, each in order of arrival: one group's thousand requests delay
+    another's first by one, and its long requests do not crowd out another's short ones. Nobody is
+    passed over for wanting much: the next in line is waited for, unless its caller is at a limit
+    of its own. A caller that names no group is one by itself.
 
     Not for use from several threads.
 
@@ -42,6 +58,7 @@ class WeightedSemaphore:
         self.held = 0
         self.waiting = 0
         self._held_by: Counter[str] = Counter()
+        self._held_by_group: Counter[str] = Counter()
         self._waiting_by: Counter[str] = Counter()
         self._lines: dict[int, OrderedDict[str, deque[_Waiter]]] = {}
 
@@ -49,21 +66,35 @@ class WeightedSemaphore:
         """How many of a caller's are waiting."""
         return self._waiting_by[caller]
 
-    def try_acquire(self, weight: int = 1, *, caller: str = "", limit: int | None = None) -> bool:
+    def try_acquire(
+        self,
+        weight: int = 1,
+        *,
+        caller: str = "",
+        group: Group | None = None,
+        limit: int | None = None,
+    ) -> bool:
         """Take units without waiting and without passing anybody who waits; whether it worked."""
         if self.waiting or not self._fits(weight, caller, limit):
             return False
-        self._take(weight, caller)
+        self._take(weight, caller, group or Group(caller))
         return True
 
     async def acquire(
-        self, weight: int = 1, *, caller: str = "", priority: int = 0, limit: int | None = None
+        self,
+        weight: int = 1,
+        *,
+        caller: str = "",
+        group: Group | None = None,
+        priority: int = 0,
+        limit: int | None = None,
     ) -> None:
         """Take units, in turn.
 
         Args:
             weight: how many, at most ``capacity``.
-            caller: who asks; callers take turns.
+            caller: who asks.
+            group: whose turn it takes; the caller's own where absent.
             priority: higher goes first.
             limit: units that this caller may hold at a time.
 
@@ -72,10 +103,11 @@ class WeightedSemaphore:
         """
         if weight > self.capacity:
             raise ValueError(f"{weight} units were asked for, but there are {self.capacity}.")
-        if self.try_acquire(weight, caller=caller, limit=limit):
+        if self.try_acquire(weight, caller=caller, group=group, limit=limit):
             return
-        waiter = _Waiter(weight, caller, limit)
-        line = self._lines.setdefault(priority, OrderedDict()).setdefault(caller, deque())
+        waiter = _Waiter(weight, caller, group or Group(caller), limit)
+        lines = self._lines.setdefault(priority, OrderedDict())
+        line = lines.setdefault(waiter.group.name, deque())
         line.append(waiter)
         self.waiting += 1
         self._waiting_by[caller] += 1
@@ -84,18 +116,20 @@ class WeightedSemaphore:
             await waiter.granted
         except asyncio.CancelledError:
             if waiter.granted.done() and not waiter.granted.cancelled():
-                self.release(weight, caller=caller)  # granted in this very moment
+                self.release(weight, caller=caller, group=group)  # granted in this very moment
             elif waiter.in_line:
-                self._remove(priority, waiter)
+                self._remove(priority, waiter, turn_taken=False)
                 self._advance()  # a lighter one behind may fit now
             raise
 
-    def release(self, weight: int = 1, *, caller: str = "") -> None:
+    def release(self, weight: int = 1, *, caller: str = "", group: Group | None = None) -> None:
         """Give units back."""
         self.held -= weight
-        self._held_by[caller] -= weight
-        if not self._held_by[caller]:
-            del self._held_by[caller]
+        name = group.name if group is not None else caller
+        for held, holder in ((self._held_by, caller), (self._held_by_group, name)):
+            held[holder] -= weight
+            if not held[holder]:
+                del held[holder]
         self._advance()
 
     @asynccontextmanager
@@ -115,9 +149,10 @@ class WeightedSemaphore:
     def _below(self, weight: int, caller: str, limit: int | None) -> bool:
         return limit is None or self._held_by[caller] + weight <= limit
 
-    def _take(self, weight: int, caller: str) -> None:
+    def _take(self, weight: int, caller: str, group: Group) -> None:
         self.held += weight
         self._held_by[caller] += weight
+        self._held_by_group[group.name] += weight
 
     def _advance(self) -> None:
         """Grant whatever has become possible."""
@@ -126,31 +161,44 @@ class WeightedSemaphore:
             if found is None or self.held + found[1].weight > self.capacity:
                 return
             priority, waiter = found
-            self._remove(priority, waiter)
-            if not waiter.granted.done():  # else cancelled, but its task has not run since
-                self._take(waiter.weight, waiter.caller)
+            cancelled = waiter.granted.done()  # and its task has not run since
+            self._remove(priority, waiter, turn_taken=not cancelled)
+            if not cancelled:
+                self._take(waiter.weight, waiter.caller, waiter.group)
                 waiter.granted.set_result(None)
 
     def _next(self) -> tuple[int, _Waiter] | None:
         """Whose turn it is; callers at their own limit are skipped."""
         for priority in sorted(self._lines, reverse=True):
-            for line in self._lines[priority].values():
-                if self._below(line[0].weight, line[0].caller, line[0].limit):
-                    return priority, line[0]
+            firsts = [
+                first
+                for line in self._lines[priority].values()
+                if (first := self._first(line)) is not None
+            ]
+            if firsts:  # in order of turns: min() takes the first of equals
+                return priority, min(firsts, key=self._load)
         return None
 
-    def _remove(self, priority: int, waiter: _Waiter) -> None:
-        """Take a waiter out of line; its caller's next one goes to the end of the round."""
+    def _first(self, line: deque[_Waiter]) -> _Waiter | None:
+        for waiter in line:
+            if self._below(waiter.weight, waiter.caller, waiter.limit):
+                return waiter
+        return None
+
+    def _load(self, waiter: _Waiter) -> float:
+        return self._held_by_group[waiter.group.name] / waiter.group.share
+
+    def _remove(self, priority: int, waiter: _Waiter, *, turn_taken: bool) -> None:
+        """Take a waiter out of line; a group that has taken its turn goes to the end of them."""
         lines = self._lines[priority]
-        line = lines[waiter.caller]
-        first = line[0] is waiter
+        line = lines[waiter.group.name]
         line.remove(waiter)
         if not line:
-            del lines[waiter.caller]
+            del lines[waiter.group.name]
             if not lines:
                 del self._lines[priority]
-        elif first:
-            lines.move_to_end(waiter.caller)
+        elif turn_taken:
+            lines.move_to_end(waiter.group.name)
         waiter.in_line = False
         self.waiting -= 1
         self._waiting_by[waiter.caller] -= 1

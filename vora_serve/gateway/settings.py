@@ -246,6 +246,8 @@ class AuthSettings(Section):
     """Serve without keys on an address that others can reach."""
     reload_interval_s: Seconds = 5.0
     protect_metrics: bool = False
+    isolate_caches: bool = True
+    """Give each tenant (a key, or a key's group) a prefix cache of its own inside the engines."""
 
 
 class StreamSettings(Section):
@@ -280,6 +282,8 @@ class LoggingSettings(Section):
     prompts: bool = False
     """Log prompts' text (never image bytes)."""
     access: bool = True
+    audit_file: Path | None = None
+    """Where administrative acts are recorded, a JSON line each; they are logged as well."""
 
 
 class TracingSettings(Section):

@@ -7,6 +7,7 @@ import contextlib
 import time
 
 from vora_serve.gateway.admission import FairQueue, KeyRing, RateLimits
+from vora_serve.gateway.audit import AuditLog
 from vora_serve.gateway.forward import Forwarder
 from vora_serve.gateway.images import ImageLoader, Resolver
 from vora_serve.gateway.lifetime import Lifetime
@@ -29,7 +30,9 @@ class GatewayState:
         self.settings = settings
         self.metrics = Metrics()
         self.tracer = Tracer(settings.tracing)
-        self.keys = KeyRing(settings.auth.keys_file)
+        self.audit = AuditLog(settings.logging.audit_file)
+        self.audit.require_writable()
+        self.keys = KeyRing(settings.auth.keys_file, self.audit)
         admission = settings.admission
         self.queue = FairQueue(
             admission.max_in_flight, admission.max_queued, admission.queue_timeout_s

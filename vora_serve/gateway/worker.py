@@ -50,9 +50,14 @@ class Worker:
 
     def interrupt(self) -> None:
         """Drain; asked a second time, cut what is still going on."""
-        if self.stop.is_set():
-            self.state.cut_all()
+        again = self.stop.is_set()
         self.stop.set()
+        if again:
+            self.state.cut_all()
+        try:
+            self.state.audit.record("gateway.cut" if again else "gateway.stopped")
+        except ConfigurationError as error:  # stopping matters more
+            logger.error("%s", error)
 
     def reload(self) -> None:
         """Read the engines and keys again; a broken configuration changes nothing."""
@@ -60,6 +65,7 @@ class Worker:
         try:
             settings = load_settings(self._config, self._flags)
             self.state.reload_upstreams(settings.upstreams)
+            self.state.audit.record("configuration.reloaded", engines=len(settings.upstreams))
         except ConfigurationError as error:
             logger.error("configuration not reloaded: %s", error)
             return

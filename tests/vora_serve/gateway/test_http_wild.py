@@ -141,7 +141,10 @@ def test_memory_of_all_compressed_bodies(
     engine: FakeEngine, start_gateway: Start, coding: str
 ) -> None:
     gateway = start_gateway(engine.url, server={"max_body_memory_bytes": 2**20})
-    answer = send(gateway, CODINGS[coding](BODY + b" " * (4 * 2**20)), coding)
+    assert send(gateway, CODINGS[coding](BODY + b" " * (4 * 2**20)), coding).status_code == 413
+    gateway.state.bodies.acquire(2**19)
+    answer = send(gateway, CODINGS[coding](BODY + b" " * (3 * 2**18)), coding)
+    gateway.state.bodies.release(2**19)
     assert answer.status_code == 429
     assert answer.json()["error"]["code"] == "memory_full"
     assert gateway.state.bodies.used == 0

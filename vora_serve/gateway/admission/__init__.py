@@ -1,5 +1,6 @@
 """Who may ask, how often, and how many at a time."""
 
+from vora_serve.gateway.admission.key_file import add_key, set_field, state_of
 from vora_serve.gateway.admission.keys import (
     ANONYMOUS,
     ApiKey,
@@ -19,7 +20,10 @@ __all__ = [
     "KeyRing",
     "RateLimits",
     "Scope",
+    "add_key",
     "hash_key",
     "new_key",
     "read_keys",
+    "set_field",
+    "state_of",
 ]

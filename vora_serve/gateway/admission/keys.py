@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,7 @@ from pydantic import Field, field_validator
 
 from vora_core import typed_yaml
 from vora_serve.errors import AuthenticationError, ConfigurationError
+from vora_serve.gateway.audit import AuditLog
 from vora_serve.gateway.settings import PositiveInt, Section
 
 logger = logging.getLogger("vora_serve.gateway.keys")
@@ -33,6 +35,10 @@ class ApiKey(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
     """The label in logs and metrics."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    group: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    """Keys of one group are one tenant: they share cached prefixes, turns and budgets."""
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """The tenant's share under overload, relative to others'."""
     scopes: list[Scope] = Field(default_factory=lambda: list(_DEFAULT_SCOPES))
     models: list[str] | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
@@ -42,11 +48,25 @@ class ApiKey(Section):
     """Rate limits instead of the common ones."""
     tokens: list[str] | None = None
     expires: datetime | None = None
+    revoked: bool = False
 
     @field_validator("expires")
     @classmethod
     def _with_zone(cls, value: datetime | None) -> datetime | None:
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+    @property
+    def tenant(self) -> str:
+        """Whose data, turns and budgets these are; no key's name equals any group's."""
+        return f"group:{self.group}" if self.group is not None else f"key:{self.name}"
+
+    @cached_property
+    def cache_salt(self) -> str:
+        """What separates this tenant's prefixes in an engine's cache from all others'.
+
+        The same in every gateway, so that engines find a prefix again whoever forwards it.
+        """
+        return hashlib.sha256(f"vora-serve cache salt\0{self.tenant}".encode()).hexdigest()[:32]
 
     def may(self, scope: Scope) -> bool:
         """Whether the key has the scope."""
@@ -83,15 +103,21 @@ def read_keys(path: Path) -> list[ApiKey]:
     return keys
 
 
+def _values(key: ApiKey) -> dict[str, object]:
+    return key.model_dump()
+
+
 class KeyRing:
     """The keys in force.
 
     Args:
         path: The file; without one everybody is :data:`ANONYMOUS`.
+        audit: Where changes of the file are recorded once they are in force.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, audit: AuditLog | None = None) -> None:
         self._path = path
+        self._audit = audit if audit is not None else AuditLog(None)
         self._pepper = secrets.token_bytes(32)
         self._stamp: tuple[int, int] | None = None
         self._keys: Mapping[bytes, ApiKey] = {}
@@ -142,6 +168,10 @@ class KeyRing:
             raise AuthenticationError(
                 "The API key is not valid.", headers={"www-authenticate": "Bearer"}
             )
+        if key.revoked:
+            raise AuthenticationError(
+                "The API key has been revoked.", headers={"www-authenticate": "Bearer"}
+            )
         if key.expires is not None and datetime.now(UTC) >= key.expires:
             raise AuthenticationError(
                 "The API key has expired.", headers={"www-authenticate": "Bearer"}
@@ -157,12 +187,28 @@ class KeyRing:
             return False
         self._stamp = stamp
         try:
-            self._keys = self._index(read_keys(self._path))
+            keys = self._index(read_keys(self._path))
         except ConfigurationError as error:
             logger.error("keys not reloaded: %s", error)
             return False
+        old = {key.name: key for key in self._keys.values()}
+        self._keys = keys
         logger.info("keys reloaded: %d", len(self._keys))
+        self._record_changes(old, {key.name: key for key in keys.values()})
         return True
+
+    def _record_changes(self, old: Mapping[str, ApiKey], new: Mapping[str, ApiKey]) -> None:
+        changes = {
+            "added": sorted(new.keys() - old.keys()),
+            "removed": sorted(old.keys() - new.keys()),
+            "changed": sorted(
+                name for name in new.keys() & old.keys() if _values(new[name]) != _values(old[name])
+            ),
+        }
+        try:
+            self._audit.record("keys.reloaded", **changes)
+        except ConfigurationError as error:  # the keys are in force all the same
+            logger.error("%s", error)
 
     async def watch(self, interval_s: float) -> None:
         """Reload whenever the file changes, until cancelled."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from vora_core.errors import DeadlineError, RateLimitError
-from vora_serve.gateway.semaphore import WeightedSemaphore
+from vora_serve.gateway.semaphore import Group, WeightedSemaphore
 
 
 class FairQueue:
@@ -49,6 +49,8 @@ class FairQueue:
         self,
         caller: str,
         *,
+        tenant: str | None = None,
+        weight: float = 1.0,
         priority: int = 0,
         cap: int | None = None,
         queue_cap: int | None = None,
@@ -56,7 +58,10 @@ class FairQueue:
         """Hold one of the places in flight.
 
         Args:
-            caller: Who asks; callers take turns.
+            caller: Whose caps these are.
+            tenant: Who shares the places with others; the caller where absent. The one that holds
+                fewest for its weight goes next, and equals take turns.
+            weight: The tenant's.
             priority: Higher goes first.
             cap: The caller's own cap on requests in flight.
             queue_cap: The caller's own cap on requests waiting.
@@ -65,20 +70,21 @@ class FairQueue:
             RateLimitError: the queue is full.
             DeadlineError: no place came free in time.
         """
-        if not self._places.try_acquire(caller=caller, limit=cap):
-            await self._wait(caller, priority, cap, queue_cap)
+        group = Group(tenant if tenant is not None else caller, weight)
+        if not self._places.try_acquire(caller=caller, group=group, limit=cap):
+            await self._wait(caller, group, priority, cap, queue_cap)
         try:
             yield
         finally:
-            self._places.release(caller=caller)
+            self._places.release(caller=caller, group=group)
 
     async def _wait(
-        self, caller: str, priority: int, cap: int | None, queue_cap: int | None
+        self, caller: str, group: Group, priority: int, cap: int | None, queue_cap: int | None
     ) -> None:
         self._require_line(caller, queue_cap)
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._places.acquire(caller=caller, priority=priority, limit=cap)
+                await self._places.acquire(caller=caller, group=group, priority=priority, limit=cap)
         except TimeoutError:
             raise DeadlineError(
                 f"No place came free within {self._timeout_s:g} s.",
