@@ -77,6 +77,7 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
         Middleware(
             AuthMiddleware,
             keys=state.keys,
+            tokens=state.tokens,
             protect_metrics=settings.auth.protect_metrics,
             public=public_paths(settings),
         ),

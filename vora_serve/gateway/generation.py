@@ -133,7 +133,9 @@ class _Generation:
                 usage = await self._pass_on(parsed.wants_usage, answer)
         if usage is not None:
             self._count_tokens(usage)
-            await self._state.limits.use_tokens(self._caller, self._key.tokens, usage.total)
+            limits = self._state.limits
+            await limits.use_tokens(self._caller, self._key.tokens, usage.total)
+            await limits.budgets.use(self._tenant, self._key.budgets, usage.total)
 
     async def end_at_deadline(self) -> None:
         """Tell the client that time is up: as an event where a stream has begun.
@@ -165,6 +167,7 @@ class _Generation:
         state.images.check(parsed.images)
         await state.limits.take_request(self._caller, key.requests)
         await state.limits.check_tokens(self._caller, key.tokens)
+        await state.limits.budgets.check(self._tenant, key.budgets)
 
     async def _load_images(self, parsed: ParsedRequest) -> bytes | None:
         """Put the images where the request names them; a digest of the first, for affinity.

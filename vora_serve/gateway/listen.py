@@ -29,6 +29,7 @@ def check_exposure(settings: Settings) -> None:
     auth = settings.auth
     if (
         auth.keys_file is None
+        and auth.jwt is None
         and not auth.allow_anonymous
         and not is_loopback(settings.server.host)
     ):

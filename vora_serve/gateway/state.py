@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 
-from vora_serve.gateway.admission import FairQueue, KeyRing, RateLimits
+from vora_serve.gateway.admission import FairQueue, KeyRing, RateLimits, TokenVerifier
 from vora_serve.gateway.audit import AuditLog
 from vora_serve.gateway.forward import Forwarder
 from vora_serve.gateway.images import ImageLoader, Resolver
@@ -32,7 +32,9 @@ class GatewayState:
         self.tracer = Tracer(settings.tracing)
         self.audit = AuditLog(settings.logging.audit_file)
         self.audit.require_writable()
-        self.keys = KeyRing(settings.auth.keys_file, self.audit)
+        given = settings.auth.jwt
+        self.tokens = TokenVerifier(given) if given is not None else None
+        self.keys = KeyRing(settings.auth.keys_file, self.audit, required=given is not None)
         admission = settings.admission
         self.queue = FairQueue(
             admission.max_in_flight, admission.max_queued, admission.queue_timeout_s

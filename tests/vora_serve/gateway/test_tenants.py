@@ -10,9 +10,11 @@ import httpx
 import pytest
 import yaml
 
-from tests.vora_serve.gateway.conftest import LiveGateway, Start
+from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
 from tests.vora_serve.gateway.fake_engine import FakeEngine
+from tests.vora_serve.gateway.real_engine import serving
 from vora_serve.gateway.admission import FairQueue, hash_key, new_key
+from vora_serve.gateway.images.data_url import encode_data_url
 
 SAID = {"model": "vora-test", "messages": [{"role": "user", "content": "x"}]}
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
@@ -172,3 +174,38 @@ def test_a_key_at_its_cap_holds_up_no_other_of_its_group() -> None:
         assert log == ["free", "capped"]
 
     asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+# ------------------------------------------------------------- a real engine
+
+
+@pytest.mark.engine
+def test_cached_tokens_across_tenants(start_gateway: Start, tmp_path: Path) -> None:
+    """The same image and question: cached within a tenant, not across; the control leaks."""
+    path = tmp_path / "keys.yaml"
+    keys = write_keys(path, a={}, b={}, one={"group": "g"}, two={"group": "g"})
+    url = encode_data_url(picture(56, 56), "image/png")
+
+    def cached(gateway: LiveGateway, key: str, text: str) -> int:
+        content = [
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "text", "text": text * 40},
+        ]
+        body = {"model": "tiny", "messages": [{"role": "user", "content": content}]}
+        headers = {"authorization": f"Bearer {key}"}
+        answer = gateway.client.post(CHAT, json={**body, "max_tokens": 2}, headers=headers)
+        return int(answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"] or 0)
+
+    with serving(tmp_path) as served:
+        upstream = f"unix:{served.engine_socket()}"
+        isolated = start_gateway(upstream, auth={"keys_file": str(path)})
+        assert cached(isolated, keys["a"], "what is it? ") == 0
+        assert cached(isolated, keys["b"], "what is it? ") == 0
+        assert cached(isolated, keys["a"], "what is it? ") > 0
+        assert cached(isolated, keys["b"], "what is it? ") > 0
+        assert cached(isolated, keys["one"], "what is it? ") == 0
+        assert cached(isolated, keys["two"], "what is it? ") > 0
+        auth = {"keys_file": str(path), "isolate_caches": False}
+        control = start_gateway(upstream, auth=auth)
+        assert cached(control, keys["a"], "and what now? ") == 0
+        assert cached(control, keys["b"], "and what now? ") > 0, "one sees another's"

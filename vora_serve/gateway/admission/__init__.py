@@ -12,6 +12,7 @@ from vora_serve.gateway.admission.keys import (
 )
 from vora_serve.gateway.admission.limits import RateLimits
 from vora_serve.gateway.admission.queue import FairQueue
+from vora_serve.gateway.admission.tokens import TokenVerifier, token_in
 
 __all__ = [
     "ANONYMOUS",
@@ -20,10 +21,12 @@ __all__ = [
     "KeyRing",
     "RateLimits",
     "Scope",
+    "TokenVerifier",
     "add_key",
     "hash_key",
     "new_key",
     "read_keys",
     "set_field",
     "state_of",
+    "token_in",
 ]

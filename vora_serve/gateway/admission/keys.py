@@ -47,6 +47,8 @@ class ApiKey(Section):
     requests: list[str] | None = None
     """Rate limits instead of the common ones."""
     tokens: list[str] | None = None
+    budgets: dict[Literal["day", "month"], PositiveInt] | None = None
+    """The tenant's tokens in a day and a month, instead of the common ones."""
     expires: datetime | None = None
     revoked: bool = False
 
@@ -113,9 +115,13 @@ class KeyRing:
     Args:
         path: The file; without one everybody is :data:`ANONYMOUS`.
         audit: Where changes of the file are recorded once they are in force.
+        required: Whether callers authenticate even without a file, by tokens.
     """
 
-    def __init__(self, path: Path | None, audit: AuditLog | None = None) -> None:
+    def __init__(
+        self, path: Path | None, audit: AuditLog | None = None, required: bool = False
+    ) -> None:
+        self._required = required or path is not None
         self._path = path
         self._audit = audit if audit is not None else AuditLog(None)
         self._pepper = secrets.token_bytes(32)
@@ -128,7 +134,7 @@ class KeyRing:
     @property
     def open(self) -> bool:
         """Whether no key is asked for."""
-        return self._path is None
+        return not self._required
 
     @staticmethod
     def _read_stamp(path: Path) -> tuple[int, int] | None:
@@ -153,7 +159,7 @@ class KeyRing:
         Raises:
             AuthenticationError: none given, unknown, or expired.
         """
-        if self._path is None:
+        if self.open:
             return ANONYMOUS
         match = re.fullmatch(r"(?i:bearer) +([\x21-\x7e]{1,512}) *", authorization or "")
         if match is None:

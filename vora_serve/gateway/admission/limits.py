@@ -15,6 +15,7 @@ from limits.errors import StorageError
 from limits.storage import storage_from_string
 
 from vora_serve.errors import ConfigurationError, RateLimitError
+from vora_serve.gateway.admission.budgets import Budgets
 from vora_serve.gateway.settings import AdmissionSettings
 
 logger = logging.getLogger("vora_serve.gateway.limits")
@@ -64,6 +65,7 @@ class RateLimits:
             ) from None
         assert isinstance(storage, Storage)
         self._storage = storage
+        self.budgets = Budgets(storage, settings.budgets)
         self._limiter = SlidingWindowCounterRateLimiter(storage)
 
     async def close(self) -> None:

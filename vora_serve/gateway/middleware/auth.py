@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vora_serve.errors import PermissionDeniedError
-from vora_serve.gateway.admission import KeyRing
+from vora_serve.gateway.admission import KeyRing, TokenVerifier, token_in
 from vora_serve.gateway.admission import Scope as KeyScope
 from vora_serve.gateway.context import SCOPE_KEY, RequestContext
 from vora_serve.gateway.middleware.context import find_header
@@ -39,6 +39,7 @@ class AuthMiddleware:
     Args:
         app: The next layer.
         keys: The keys in force.
+        tokens: Verifies what has the form of a token.
         protect_metrics: Whether ``/metrics`` asks for a key with that scope.
         public: Further exact paths that ask for no key.
     """
@@ -47,12 +48,14 @@ class AuthMiddleware:
         self,
         app: ASGIApp,
         keys: KeyRing,
+        tokens: TokenVerifier | None = None,
         protect_metrics: bool = False,
         public: frozenset[str] = frozenset(),
     ) -> None:
         self._app = app
         self._public = PUBLIC_PATHS | public
         self._keys = keys
+        self._tokens = tokens
         self._protect_metrics = protect_metrics
 
     def _asks(self, path: str) -> bool:
@@ -63,7 +66,12 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._asks(scope["path"]):
             context: RequestContext = scope[SCOPE_KEY]
-            key = self._keys.authenticate(_authorization(scope))
+            authorization = _authorization(scope)
+            token = token_in(authorization) if self._tokens is not None else None
+            if self._tokens is not None and token is not None:
+                key = await self._tokens.verify(token)
+            else:
+                key = self._keys.authenticate(authorization)
             needed: KeyScope = "generate"
             if _is_metrics(scope["path"]):
                 needed = "metrics"
