@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from vllm.config import VllmConfig
+from vllm.config import ModelConfig, VllmConfig
 from vllm.distributed import get_pp_group
 from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.fusion.mm_input_norm import FusedMMInputNorm
 from vllm.model_executor.models.interfaces import (
     MultiModalEmbeddings,
     SupportsLoRA,
@@ -50,6 +51,8 @@ class VoRAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, 
         ConfigError: the attention backend would compute images causally.
     """
 
+    #: Images arrive as bytes and are normalised here, on the device.
+    supports_mm_device_do_normalize = True
     packed_modules_mapping = {  # noqa: RUF012 - vLLM's convention
         "qkv_proj": ["q_proj", "k_proj", "v_proj"],
         "gate_up_proj": ["gate_proj", "up_proj"],
@@ -71,6 +74,8 @@ class VoRAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, 
         config: VoRAConfig = vllm_config.model_config.hf_config
         self.config = config
         self.quant_config = vllm_config.quant_config
+        self.input_norm = _input_norm(vllm_config.model_config)
+        self.pixel_dtype = vllm_config.model_config.dtype
         with SupportsMultiModal._mark_tower_model(self, vllm_config, "image"):
             self.vision_embedding: nn.Module = (
                 VoRAVisionEmbedding(config) if get_pp_group().is_first_rank else PPMissingLayer()
@@ -89,7 +94,7 @@ class VoRAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, 
         """Images to LLM tokens.
 
         Args:
-            **kwargs: ``pixel_values`` (sum of h * w, 3 * P * P) and ``image_grid_hw`` int
+            **kwargs: ``pixel_values`` uint8 (sum of h * w, 3 * P * P) and ``image_grid_hw`` int
                 (num_images, 2), of any number of images.
 
         Returns:
@@ -99,6 +104,8 @@ class VoRAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, 
         grids: Any = kwargs.get("image_grid_hw")
         if pixel_values is None or grids is None or not len(grids):
             return []
+        if pixel_values.dtype == torch.uint8:
+            pixel_values = self.input_norm(pixel_values, self.pixel_dtype)
         tokens = self.vision_embedding(pixel_values, grids)
         counts = (grids.prod(-1) // self.config.spatial_merge_size**2).tolist()
         return tokens.split(counts)
@@ -136,6 +143,14 @@ class VoRAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, 
         return MultiModelKeys.from_string_field(
             language_model="llm", tower_model="vision_embedding"
         )
+
+
+def _input_norm(model_config: ModelConfig) -> FusedMMInputNorm:
+    """Bytes to normalised values, by the checkpoint's image settings."""
+    settings = MULTIMODAL_REGISTRY.get_processing_info(model_config).settings()
+    return FusedMMInputNorm(
+        list(settings.image_mean), list(settings.image_std), settings.rescale_factor
+    )
 
 
 def require_spans(model: nn.Module) -> None:

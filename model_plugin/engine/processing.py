@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers import BatchFeature
 from vllm.config.multimodal import MultiModalDummyOptions
@@ -21,9 +22,13 @@ from vllm.multimodal.processing import (
 )
 
 from model_plugin.config import VoRAConfig
+from model_plugin.engine.ready_images import ready_pixels
 from model_plugin.errors import ConfigError, ImageError
 from model_plugin.images import IMAGE_TOKEN, ImageSettings
 from model_plugin.processor import VoRAProcessor
+from vora_core.bicubic_weights import UInt8Array
+from vora_core.pixels import byte_patches, resized_rgb
+from vora_core.resampling import available_threads
 
 #: What ``--mm-processor-kwargs`` (and, where the server trusts them, requests) may set.
 PROCESSOR_OPTIONS = ("min_pixels", "max_pixels")
@@ -72,6 +77,8 @@ class VoRAProcessingInfo(BaseProcessingInfo):
         merged = dict(self.ctx.get_merged_mm_kwargs(request or {}))
         scoped = merged.pop("images_kwargs", None)
         options = merged | (dict(scoped) if isinstance(scoped, Mapping) else {})
+        for step in ("do_normalize", "do_rescale"):  # vLLM's way to say that the device does them
+            options.pop(step, None)
         for key, value in options.items():
             if key not in PROCESSOR_OPTIONS:
                 raise ConfigError(
@@ -137,18 +144,23 @@ class VoRAMultiModalProcessor(BaseMultiModalProcessor[VoRAProcessingInfo]):
     def _call_hf_processor(
         self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]
     ) -> BatchFeature:
-        """Patches of the images, in the model's dtype (half the bytes to the engine in bf16).
+        """Patches of the images as bytes, uint8 (sum of h * w, 3 * P * P), and their grids.
 
+        The model normalises them on its device. Pixels that come ready are only cut into patches.
         Errors are the image's own, not vLLM's wrapper, which would print the request's data.
         """
         images: Any = hf_data.get("images", ())
-        features = self.info.processor.image_processor(
-            [_as_image(image) for image in images],
-            return_tensors="pt",
-            **self.info.options(hf_kwargs),
+        settings = self.info.settings(hf_kwargs)
+        pixels = [_resized(image, settings) for image in images]
+        side = settings.patch_size
+        patches = [byte_patches(rgb, side) for rgb in pixels]
+        grids = [(rgb.shape[0] // side, rgb.shape[1] // side) for rgb in pixels]
+        empty = np.empty((0, 3 * side**2), dtype=np.uint8)
+        together = patches[0] if len(patches) == 1 else np.concatenate([empty, *patches])
+        grid = np.array(grids, dtype=np.int64).reshape(-1, 2)
+        return BatchFeature(
+            {"pixel_values": torch.from_numpy(together), "image_grid_hw": torch.from_numpy(grid)}
         )
-        features["pixel_values"] = features["pixel_values"].to(self.info.ctx.model_config.dtype)
-        return features
 
     def _get_mm_fields_config(
         self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]
@@ -176,6 +188,14 @@ class VoRAMultiModalProcessor(BaseMultiModalProcessor[VoRAProcessingInfo]):
             return [image_token] * (int(grid.prod()) // merged)
 
         return [PromptReplacement(modality="image", target=[image_token], replacement=tokens)]
+
+
+def _resized(image: object, settings: ImageSettings) -> UInt8Array:
+    """An image's pixels at the size at which they reach the model."""
+    ready = ready_pixels(image, settings)
+    if ready is not None:
+        return ready
+    return resized_rgb(_as_image(image), settings, available_threads())
 
 
 def _as_image(image: object) -> Image.Image:

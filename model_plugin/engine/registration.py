@@ -47,4 +47,21 @@ def register() -> None:
     )
     TokenizerRegistry.register(TOKENIZER_MODE, "vllm.tokenizers.hf", "CachedHfTokenizer")
     RENDERER_REGISTRY.register(TOKENIZER_MODE, "model_plugin.engine.renderer", "VoRARenderer")
+    _take_ready_images()
+    _keep_processed_images_in_front()
     _registered = True
+
+
+def _take_ready_images() -> None:
+    """Load images through the plugin's connector, unless another was asked for."""
+    import os
+
+    from model_plugin.engine.ready_images import CONNECTOR
+
+    os.environ.setdefault("VLLM_MEDIA_CONNECTOR", CONNECTOR)
+
+
+def _keep_processed_images_in_front() -> None:
+    from model_plugin.engine.processed_images import keep_processed_images_in_front
+
+    keep_processed_images_in_front()

@@ -81,11 +81,8 @@ def safe_flags(max_images: int) -> dict[str, list[str]]:
         "--disable-fastapi-docs": [],
         "--disable-uvicorn-access-log": [],
         "--fingerprint-mode": ["none"],
-        # vLLM's front end keeps a list of the images that the engine has cached. A request that is
-        # refused in between (too long, say) makes the list wrong, and the next request with that
-        # image fails with 500. The cache only saves cutting an image into patches; the prefix
-        # cache works without it.
-        "--mm-processor-cache-gb": ["0"],
+        # Says which pixels the engine takes ready.
+        "--middleware": ["model_plugin.engine.announce.AnnounceImages"],
     }
 
 

@@ -40,6 +40,8 @@ class FakeEngine:
     metrics_status: int = 200
     looks: bool = True
     """Decode the images of requests, as an engine would."""
+    image_settings: dict[str, Any] | None = None
+    """Announced, so that images come as pixels."""
     seen: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     running: int = 0
@@ -66,6 +68,8 @@ class FakeEngine:
             "root": "/secret/path/to/model",
             "max_model_len": 2048,
         }
+        if self.image_settings is not None:
+            card["vora_images"] = self.image_settings
         return JSONResponse({"object": "list", "data": [card]})
 
     def _look(self, payload: dict[str, Any]) -> int:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,9 +22,10 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from model_plugin.processor import VoRAImageProcessor
 from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
-from tests.vora_serve.gateway.fake_engine import FakeEngine
+from tests.vora_serve.gateway.fake_engine import FakeEngine, running
 from tests.vora_serve.gateway.fake_web import FakeWeb, response, serving
 from tests.vora_serve.gateway.test_chat import data_url
+from tests.vora_serve.gateway.test_streams import until
 from vora_core.errors import ImageRequestError, ImageTooLargeError
 from vora_core.geometry import ImageSettings as Geometry
 from vora_core.pixels import byte_patches
@@ -476,3 +481,237 @@ def test_fast_decoding_changes_little(geometry: Geometry, size: tuple[int, int])
     assert (fast.width, fast.height, fast.tokens) == (exact.width, exact.height, exact.tokens)
     a, b = (np.frombuffer(image.content, np.uint8).astype(int) for image in (exact, fast))
     assert 0 < np.abs(a - b).mean() < 2
+
+
+# ---------------------------------------------------------------------- through the gateway
+
+
+def sent(engine: FakeEngine) -> list[bytes]:
+    """The images of the last request, as the engine got them."""
+    parts = engine.seen[-1]["messages"][0]["content"]
+    urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    return [base64.b64decode(url.split(",", 1)[1]) for url in urls]
+
+
+def test_engines_that_say_so_get_pixels(engine: FakeEngine, start_gateway: Start) -> None:
+    engine.image_settings = asdict(FIXED)
+    gateway = start_gateway(engine.url)
+    answer = gateway.show(data_url(WHOLE["JPEG"]), data_url(WHOLE["PNG"]))
+    assert answer.status_code == 200
+    assert answer.headers["x-vora-images"] == "112x112=64, 112x112=64"
+    for name, got in zip(("JPEG", "PNG"), sent(engine), strict=True):
+        assert got == prepared(WHOLE[name], settings=FIXED).content
+    card = gateway.client.get("/v1/models").json()["data"][0]
+    assert "vora_images" not in card
+
+
+def test_engines_that_say_what_nobody_understands_get_files(
+    engine: FakeEngine, start_gateway: Start
+) -> None:
+    engine.image_settings = {"resolution": "of another release", "novelty": 1}
+    gateway = start_gateway(engine.url)
+    assert gateway.show(data_url(WHOLE["PNG"])).status_code == 200
+    assert sent(engine) == [WHOLE["PNG"]]
+
+
+def test_engines_that_disagree_get_files(engine: FakeEngine, start_gateway: Start) -> None:
+    with running(FakeEngine()) as other:
+        engine.image_settings = asdict(FIXED)
+        gateway = start_gateway(engine.url, other.url)
+        assert gateway.show(data_url(WHOLE["PNG"])).status_code == 200
+        assert WHOLE["PNG"] in sent(engine if engine.seen else other)
+
+
+@pytest.mark.parametrize(
+    ("part", "request_fields", "tokens"),
+    [
+        ({}, {}, 40),
+        ({"max_pixels": 28 * 28 * 10}, {}, 8),
+        ({"image_url": {"max_pixels": 28 * 28 * 10}}, {}, 8),
+        ({}, {"mm_processor_kwargs": {"max_pixels": 28 * 28 * 10}}, 8),
+        ({"max_pixels": 28 * 28 * 20}, {"mm_processor_kwargs": {"max_pixels": 28 * 28 * 10}}, 15),
+        ({"max_pixels": 10**9}, {}, 40),
+    ],
+)
+def test_pixel_bounds_of_a_request(
+    engine: FakeEngine,
+    start_gateway: Start,
+    part: dict[str, Any],
+    request_fields: dict[str, Any],
+    tokens: int,
+) -> None:
+    engine.image_settings = asdict(NATIVE)
+    gateway = start_gateway(engine.url)
+    url = data_url(encode(SCENE.resize((1000, 640)), "JPEG"))
+    part = dict(part)
+    image = {"type": "image_url", "image_url": {"url": url, **part.pop("image_url", {})}, **part}
+    answer = gateway.chat([image], **request_fields)
+    assert answer.status_code == 200, answer.text
+    got = int(answer.headers["x-vora-images"].split("=")[1])
+    assert got <= tokens
+    assert got > tokens * 0.7
+    assert "pixels" not in str(engine.seen[-1]).replace(url, "")[:2000].split("base64")[0]
+
+
+def test_low_detail_of_native_models(engine: FakeEngine, start_gateway: Start) -> None:
+    engine.image_settings = asdict(Geometry(resolution="native"))
+    gateway = start_gateway(engine.url)
+    url = data_url(encode(SCENE.resize((1000, 640)), "JPEG"))
+    shown = {}
+    for detail in ("low", "high", "auto"):
+        image = {"type": "image_url", "image_url": {"url": url, "detail": detail}}
+        answer = gateway.chat([image])
+        width, height = answer.headers["x-vora-images"].split("=")[0].split("x")
+        shown[detail] = int(width) * int(height)
+    assert shown["low"] <= 512 * 512 < shown["high"] == shown["auto"]
+
+
+def test_bounds_that_exclude_each_other(gateway: LiveGateway) -> None:
+    image = {
+        "type": "image_url",
+        "image_url": data_url(picture()),
+        "min_pixels": 9,
+        "max_pixels": 8,
+    }
+    answer = gateway.chat([image])
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "max_pixels"
+
+
+@pytest.mark.parametrize("side", [(4032, 3024), (6000, 4000), (8160, 6120)])
+def test_large_photographs(engine: FakeEngine, start_gateway: Start, side: tuple[int, int]) -> None:
+    """Phones' photographs, portrait, several in a request, with the default limits: served."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    photo = encode(SCENE.resize(side, Image.Resampling.BICUBIC), "JPEG", quality=88, exif=exif)
+    different = [photo[:2] + b"\xff\xfe\x00\x03" + bytes([at]) + photo[2:] for at in range(3)]
+    for settings in (None, asdict(FIXED)):
+        engine.image_settings = settings
+        answer = start_gateway(engine.url).show(*map(data_url, different))
+        assert answer.status_code == 200, answer.text
+
+
+def test_what_can_never_fit_is_refused_for_good(engine: FakeEngine, start_gateway: Start) -> None:
+    gateway = start_gateway(engine.url, server={"max_body_memory_bytes": 100_000})
+    noise = encode(Image.effect_noise((300, 300), 90), "PNG")
+    answer = gateway.show(data_url(noise))
+    assert answer.status_code == 413
+    assert "server.max_body_memory_bytes" in answer.json()["error"]["message"]
+    small = start_gateway(engine.url, images={"max_total_pixels": 20_000})
+    answer = small.show(data_url(picture(100, 120)), data_url(picture(120, 100)))
+    assert answer.status_code == 413
+    assert "images.max_total_pixels" in answer.json()["error"]["message"]
+
+
+def test_a_hundred_slow_hosts_keep_no_text_out(engine: FakeEngine, start_gateway: Start) -> None:
+    """More slow images than there are places: text requests are answered meanwhile."""
+
+    async def silence(_: str, __: dict[str, str], writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60)
+
+    with serving(FakeWeb("127.0.0.2")) as web, ThreadPoolExecutor(100) as pool:
+        web.pages["/slow.png"] = silence
+        gateway = start_gateway(
+            engine.url,
+            images={"allow_networks": ["127.0.0.2/32"], "timeout_s": 8},
+            admission={"max_in_flight": 4, "max_queued": 200},
+        )
+        pending = [
+            pool.submit(
+                httpx.post,
+                f"{gateway.url}/v1/chat/completions",
+                json={
+                    "model": "vora-test",
+                    "messages": [
+                        {
+                            "role": "user",
+                            "content": [
+                                {"type": "image_url", "image_url": {"url": web.url("/slow.png")}}
+                            ],
+                        }
+                    ],
+                },
+                timeout=60,
+            )
+            for _ in range(100)
+        ]
+        until(lambda: web.open >= 32)
+        for _ in range(5):
+            assert gateway.chat().status_code == 200
+        assert not any(future.done() for future in pending), "the images were still awaited"
+        assert {future.result().status_code for future in pending} == {400}
+
+
+HEADS = [
+    "data:image;base64,",
+    "data:image/jpg;base64,",
+    "data:;base64,",
+    "DATA:IMAGE/PNG;BASE64,",
+    "data:image/png;charset=utf-8;base64,",
+    "data:image/png;name=a.png;base64,",
+    "data:image/*;base64,",
+    "data:image/png; base64,",
+    "data:application/octet-stream;base64,",
+    "data:image/png;base64, ",
+]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_spellings_of_data_urls(gateway: LiveGateway, head: str) -> None:
+    content = encode(SCENE, "PNG")
+    plain = base64.b64encode(content).decode()
+    for text in (
+        plain,
+        plain.rstrip("="),
+        base64.urlsafe_b64encode(content).decode(),
+        plain.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D"),
+        base64.encodebytes(content).decode().replace("\n", "\r\n"),
+    ):
+        assert gateway.show(head + text).status_code == 200
+
+
+PNG_FILE = picture(96, 96)
+HOSTS = {
+    "aws-chunked": response(PNG_FILE, "content-encoding: aws-chunked"),
+    "a charset": response(PNG_FILE, "content-encoding: UTF-8"),
+    "gzip": response(gzip.compress(PNG_FILE), "content-encoding: gzip"),
+    "gzip that is not": response(PNG_FILE, "content-encoding: gzip"),
+    "deflate": response(zlib.compress(PNG_FILE), "content-encoding: deflate"),
+    "deflate that is not": response(PNG_FILE, "content-encoding: deflate"),
+    "two": response(gzip.compress(PNG_FILE), "content-encoding: aws-chunked, gzip"),
+    "br that is not": response(PNG_FILE, "content-encoding: br"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_hosts_that_mislabel(engine: FakeEngine, start_gateway: Start, name: str) -> None:
+    with serving(FakeWeb("127.0.0.2")) as web:
+        web.pages["/my%20pic.png?a%20b"] = HOSTS[name]
+        gateway = start_gateway(engine.url, images={"allow_networks": ["127.0.0.2/32"]})
+        answer = gateway.show(web.url("/my pic.png?a b"))
+        assert answer.status_code == 200, answer.text
+
+
+def test_compressed_bodies_are_bounded(engine: FakeEngine, start_gateway: Start) -> None:
+    with serving(FakeWeb("127.0.0.2")) as web:
+        web.pages["/bomb"] = response(gzip.compress(bytes(50_000_000)), "content-encoding: gzip")
+        web.pages["/cut"] = response(gzip.compress(PNG_FILE)[:-20], "content-encoding: gzip")
+        gateway = start_gateway(engine.url, images={"allow_networks": ["127.0.0.2/32"]})
+        assert gateway.show(web.url("/bomb")).status_code == 413
+        assert gateway.show(web.url("/cut")).status_code == 400
+
+
+def test_an_egress_proxy(engine: FakeEngine, start_gateway: Start) -> None:
+    """The proxy gets the whole URL and resolves the name; private addresses stay refused."""
+    with serving(FakeWeb("127.0.0.2")) as web:
+        web.pages["http://pictures.example/a.png"] = response(PNG_FILE)
+        gateway = start_gateway(
+            engine.url, images={"proxy": f"http://me:secret@127.0.0.2:{web.port}"}
+        )
+        assert gateway.show("http://pictures.example/a.png").status_code == 200
+        assert web.requests[-1][1]["proxy-authorization"] == "Basic bWU6c2VjcmV0"
+        assert web.requests[-1][1]["host"] == "pictures.example"
+        before = web.connections
+        for url in ("http://127.0.0.2/a.png", "http://10.0.0.1/a.png", "http://a.example:22/"):
+            assert gateway.show(url).status_code == 400
+        assert web.connections == before

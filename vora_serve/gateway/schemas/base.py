@@ -73,6 +73,13 @@ class StructuredOutputs(Schema):
         return self
 
 
+class PixelBounds(Schema):
+    """How large an image may be when the model sees it, in pixels; for native resolution."""
+
+    min_pixels: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    max_pixels: Annotated[int, Field(ge=1, le=2**31)] | None = None
+
+
 class SamplingFields(Schema):
     """Sampling parameters that chat, completions and responses have in common."""
 

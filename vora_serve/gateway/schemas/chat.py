@@ -6,7 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from vora_serve.gateway.schemas.base import CompletionSampling, JSONObject, Name, Schema, ShortText
+from vora_serve.gateway.schemas.base import (
+    CompletionSampling,
+    JSONObject,
+    Name,
+    PixelBounds,
+    Schema,
+    ShortText,
+)
 
 
 class TextPart(Schema):
@@ -23,7 +30,7 @@ class RefusalPart(Schema):
     refusal: str
 
 
-class ImageURLValue(Schema):
+class ImageURLValue(PixelBounds):
     """Where an image is: an https, http or data URL."""
 
     url: Annotated[str, Field(min_length=1)]
@@ -34,7 +41,7 @@ def _url_object(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
 
 
-class ImagePart(Schema):
+class ImagePart(PixelBounds):
     """An image."""
 
     type: Literal["image_url"]
@@ -142,5 +149,7 @@ class ChatCompletionRequest(CompletionSampling):
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
     echo: bool | None = None
+    mm_processor_kwargs: PixelBounds | None = None
+    """For all images that have no bounds of their own; nothing else may be set here."""
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

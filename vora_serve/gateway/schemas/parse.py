@@ -159,17 +159,22 @@ def _parts(payload: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def _collect(parsed: ParsedRequest, settings: FieldSettings) -> None:
     prefix: list[str] = []
     prefix_chars = 0
+    whole_request = parsed.payload.pop("mm_processor_kwargs", None) or {}
     for where, part in _parts(parsed.payload):
         if isinstance(part, dict):
             text = part.get("text") or part.get("refusal") or ""
             holder = part.get("image_url")
             if isinstance(holder, dict):  # chat
-                ref = ImageRef(holder["url"], holder.get("detail") or "auto", f"{where}.image_url")
-                parsed.images.append(ref)
+                detail = holder.get("detail") or "auto"
+                bounds = _bounds(holder, part, whole_request)
+                parsed.images.append(ImageRef(holder["url"], detail, f"{where}.image_url", *bounds))
                 parsed._slots.append((holder, "url"))
             elif isinstance(holder, str):  # responses
                 part.setdefault("detail", "auto")
-                parsed.images.append(ImageRef(holder, part["detail"], f"{where}.image_url"))
+                bounds = _bounds(part, whole_request)
+                parsed.images.append(
+                    ImageRef(holder, part["detail"], f"{where}.image_url", *bounds)
+                )
                 parsed._slots.append((part, "image_url"))
         elif isinstance(part, str):
             text = part
@@ -182,6 +187,23 @@ def _collect(parsed: ParsedRequest, settings: FieldSettings) -> None:
             prefix.append(text[: 512 - prefix_chars])
             prefix_chars += len(prefix[-1])
     parsed.prefix = "\x00".join(prefix)
+
+
+def _bounds(*holders: dict[str, Any]) -> tuple[int | None, int | None]:
+    """An image's own bounds in pixels, or the request's; taken out of what is forwarded."""
+    found = [
+        [value for holder in holders if (value := holder.get(name)) is not None]
+        for name in ("min_pixels", "max_pixels")
+    ]
+    for holder in holders[:-1]:
+        holder.pop("min_pixels", None)
+        holder.pop("max_pixels", None)
+    least, most = (values[0] if values else None for values in found)
+    if least is not None and most is not None and least > most:
+        raise InvalidRequestError(
+            f"min_pixels {least} is above max_pixels {most}.", param="max_pixels"
+        )
+    return least, most
 
 
 def _too_large(param: str, limit: int, what: str) -> InvalidRequestError:

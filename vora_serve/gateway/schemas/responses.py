@@ -6,7 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from vora_serve.gateway.schemas.base import JSONObject, Name, SamplingFields, Schema, ShortText
+from vora_serve.gateway.schemas.base import (
+    JSONObject,
+    Name,
+    PixelBounds,
+    SamplingFields,
+    Schema,
+    ShortText,
+)
 from vora_serve.gateway.schemas.chat import RefusalPart
 
 
@@ -17,7 +24,7 @@ class InputText(Schema):
     text: str
 
 
-class InputImage(Schema):
+class InputImage(PixelBounds):
     """An image by its URL."""
 
     type: Literal["input_image"]
@@ -133,4 +140,5 @@ class ResponsesRequest(SamplingFields):
     tool_choice: Literal["none", "auto", "required"] | NamedFunctionChoice | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["disabled"] | None = None
+    mm_processor_kwargs: PixelBounds | None = None
     background: Literal[False] | None = None

@@ -20,7 +20,12 @@ def announced(cards: Iterable[dict[str, Any]]) -> dict[str, ImageSettings]:
     for card in cards:
         entry = card.pop(ANNOUNCEMENT, None)
         try:
-            result[str(card["id"])] = ImageSettings(**entry)
-        except (VoRAError, TypeError, ValueError):
+            fields = {key: _hashable(value) for key, value in entry.items()}
+            result[str(card["id"])] = ImageSettings(**fields)
+        except (VoRAError, AttributeError, TypeError, ValueError):
             continue
     return result
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
