@@ -54,7 +54,7 @@ def _load(url: str) -> MediaWithBytes[Image.Image]:
     content = pybase64.b64decode(memoryview(url.encode())[len(_HEAD) :], validate=True)
     try:
         image = Image.open(BytesIO(content), formats=["PPM"])
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError("Failed to load image: it is no portable pixmap.") from error
     image.info[_FILE] = content
     return MediaWithBytes(image, content)
