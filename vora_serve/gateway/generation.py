@@ -181,7 +181,7 @@ class _Generation:
         self._state.queue.require_room(self._caller, self._queue_cap)
         context.phase = "images"
         geometry = self._state.balancer.image_settings(parsed.model)
-        loaded = await self._state.images.load(parsed.images, self._share, geometry)
+        loaded = await self._state.images.load(parsed.images, self._share, geometry, self._caller)
         self._share.shrink(parsed.place_images(loaded.urls))
         context.images = loaded.summary()
         context.waited_s += loaded.fetch_s

@@ -187,6 +187,8 @@ class ImageSettings(Section):
     """As many as there are cores where absent."""
     fast_decode: bool = False
     """Decode large JPEGs at a fraction of their size: faster, not quite the released pixels."""
+    prepared_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 2**20
+    """Prepared images kept for their sender's next turns; 0: none."""
     decode_memory_pixels: PositiveInt = 52_000_000
     """Pixels being decoded at one time, all requests together."""
     passthrough: bool = True

@@ -715,3 +715,27 @@ def test_an_egress_proxy(engine: FakeEngine, start_gateway: Start) -> None:
         for url in ("http://127.0.0.2/a.png", "http://10.0.0.1/a.png", "http://a.example:22/"):
             assert gateway.show(url).status_code == 400
         assert web.connections == before
+
+
+def test_a_chat_decodes_its_image_once(
+    engine: FakeEngine, start_gateway: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vora_serve.gateway.images import loader
+
+    prepared_files: list[bytes] = []
+
+    def counting(content: bytes, *rest: Any) -> CleanImage:
+        prepared_files.append(content)
+        return prepare(content, *rest)
+
+    monkeypatch.setattr(loader, "prepare", counting)
+    engine.image_settings = asdict(FIXED)
+    gateway = start_gateway(engine.url)
+    for _ in range(10):
+        assert gateway.show(data_url(WHOLE["JPEG"])).status_code == 200
+        assert sent(engine) == [prepared(WHOLE["JPEG"], settings=FIXED).content]
+    assert len(prepared_files) == 1
+    without = start_gateway(engine.url, images={"prepared_cache_bytes": 0})
+    for _ in range(2):
+        without.show(data_url(WHOLE["JPEG"]))
+    assert len(prepared_files) == 3

@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass
@@ -64,3 +68,36 @@ class ImageCache:
         old = self._entries.pop(url, None)
         if old is not None:
             self._bytes -= len(old.content)
+
+
+class PreparedImages(Generic[K, V]):
+    """Least recently used results of preparing images, bounded by their bytes.
+
+    A chat sends its images again on every turn. Not for use from several threads.
+
+    Args:
+        max_bytes: Sum of what is kept; 0 keeps nothing.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: K) -> V | None:
+        """What was kept under the key."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        self._entries.move_to_end(key)
+        return entry[0]
+
+    def put(self, key: K, value: V, size: int) -> None:
+        """Keep a result of ``size`` bytes, dropping the least recently used ones."""
+        if key in self._entries or size > self._max_bytes // 4:
+            return
+        self._entries[key] = (value, size)
+        self._bytes += size
+        while self._bytes > self._max_bytes:
+            _, (_, dropped) = self._entries.popitem(last=False)
+            self._bytes -= dropped

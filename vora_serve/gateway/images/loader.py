@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 from vora_core.errors import APIError, ImageRequestError, ImageTooLargeError
 from vora_core.geometry import ImageSettings as Geometry
-from vora_serve.gateway.images.cache import ImageCache
+from vora_serve.gateway.images.cache import ImageCache, PreparedImages
 from vora_serve.gateway.images.clean import CleanImage
 from vora_serve.gateway.images.data_url import decode_data_url, encode_data_url
 from vora_serve.gateway.images.fetch import ImageFetcher
@@ -53,6 +54,7 @@ class LoadedImages:
     pixels: int = 0
     fetch_s: float = 0.0
     decode_s: float = 0.0
+    owner: str = ""
 
     def summary(self) -> str:
         """Sizes and, where known, tokens: ``448x448=1024, 392x588=1176``."""
@@ -79,6 +81,9 @@ class ImageLoader:
             settings.max_pixels, settings.min_side_pixels, settings.max_aspect_ratio
         )
         self._pixels = WeightedSemaphore(settings.decode_memory_pixels)
+        self._known: PreparedImages[tuple[str, bytes, Target], tuple[str, CleanImage]] = (
+            PreparedImages(settings.prepared_cache_bytes)
+        )
         cache = settings.cache
         self._cache = ImageCache(cache.max_bytes, cache.ttl_s) if cache.enabled else None
 
@@ -110,7 +115,11 @@ class ImageLoader:
                 raise
 
     async def load(
-        self, refs: Sequence[ImageRef], share: Share, geometry: Geometry | None = None
+        self,
+        refs: Sequence[ImageRef],
+        share: Share,
+        geometry: Geometry | None = None,
+        owner: str = "",
     ) -> LoadedImages:
         """Fetch, check and prepare; identical images once.
 
@@ -119,6 +128,8 @@ class ImageLoader:
             share: What the request holds of the process's memory: files are counted in as they
                 arrive, and data URLs for as long as the share lasts.
             geometry: The model's image settings, where its engines take pixels that are ready.
+            owner: Whose images they are: what was prepared before is used again for the same one
+                only, since the time that it takes tells whether somebody sent it.
 
         Raises:
             ImageRequestError
@@ -126,7 +137,7 @@ class ImageLoader:
             RateLimitError: all requests together hold too much.
         """
         self.check(refs)
-        result = LoadedImages()
+        result = LoadedImages(owner=owner)
         wanted = [(ref.url, self._target(ref, geometry)) for ref in refs]
         distinct = dict(zip(wanted, refs, strict=True))
         gate = asyncio.Semaphore(self._settings.max_concurrent_fetches_per_request)
@@ -210,6 +221,12 @@ class ImageLoader:
                 "The request's images together exceed the limit images.max_total_pixels, "
                 f"{self._settings.max_total_pixels} pixels."
             )
+        digest = await self._in_thread(lambda: hashlib.blake2b(content, digest_size=32).digest())
+        key = (result.owner, digest, target)
+        known = self._known.get(key)
+        if known is not None:
+            share.grow(len(known[0]))
+            return known
         counted = _encoded_bytes(target.most_bytes(header, len(content)))
         share.grow(counted)
         weight = min(header.pixels, self._pixels.capacity)  # a larger image is decoded alone
@@ -225,6 +242,7 @@ class ImageLoader:
         # Shielded: a thread cannot be stopped, and its pixels stay taken until it ends.
         running.add_done_callback(lambda done: self._prepared(done, weight))
         url, image = await asyncio.shield(running)
+        self._known.put(key, (url, image), len(url))
         held = 0 if url is ref.url else len(url)  # the request's own is counted with its body
         if held > counted:
             share.grow(held - counted)
