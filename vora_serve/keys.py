@@ -12,9 +12,9 @@ import typer
 from vora_core.errors import ConfigError
 from vora_serve.command import App
 
-app = App(help="Make, list, revoke and expire API keys.", no_args_is_help=True)
+app = App(help="Create, list, revoke and expire API keys.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Whose key it is.")]
+Name = Annotated[str, typer.Argument(help="Owner of the key.")]
 File = Annotated[
     Path | None, typer.Option("--file", help="The key file; auth.keys_file where absent.")
 ]

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vora_core.installation import program
 from vora_serve.engine import (
     EngineLaunch,
     EngineSupervisor,
@@ -51,8 +52,8 @@ def check_settings(settings: Settings) -> ServedCheckpoint | None:
         raise ConfigurationError("Give either a model to serve or upstreams, not both.")
     if settings.engine.model is None and not settings.upstreams:
         raise ConfigurationError(
-            "Nothing to serve: give --model PATH_OR_HUB_ID, "
-            "or --upstream URL for an engine elsewhere."
+            f"Nothing to serve. Give a model ({program()} serve PATH_OR_HUB_ID), "
+            "or the URL of a running engine (--upstream URL)."
         )
     limited = settings.admission.requests or settings.admission.tokens or settings.auth.keys_file
     in_memory = settings.admission.rate_limit_storage.startswith("memory:")
@@ -149,7 +150,8 @@ class Service:
                 names = self._settings.engine.model or ""
             say(f"serving {names} on {where}")
             if self._settings.playground.enabled:
-                say(f"open {where} in a browser, or talk to it: {self._chat_command(where)}")
+                command = self._chat_command(where)
+                say(f"open {where} in a browser, or chat in a terminal: {command}")
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
@@ -166,7 +168,8 @@ class Service:
     @staticmethod
     def _chat_command(where: str) -> str:
         usual = "http://127.0.0.1:8000"
-        return "vora-serve chat" if where == usual else f"vora-serve chat --base-url {where}"
+        command = f"{program()} chat"
+        return command if where == usual else f"{command} --base-url {where}"
 
     def _make_supervisor(self, checkpoint: ServedCheckpoint) -> EngineSupervisor:
         engine = self._settings.engine

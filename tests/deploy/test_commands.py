@@ -21,6 +21,7 @@ from tests.deploy.tools import LIMIT_S, ask_vllm, run, tool
 from vora_core.errors import ConfigError
 from vora_serve.cli import app
 from vora_serve.engine.launch import safe_flags
+from vora_serve.engine_flags import ENGINE_ARGS
 from vora_serve.gateway import create_app
 from vora_serve.gateway.settings import Settings, load_settings
 
@@ -77,6 +78,7 @@ def test_gateways(where: str) -> None:
     context = parse(COMMANDS[where])
     assert Path(context.params["config"]).parent == Path("/etc/vora-serve")
     assert not context.args
+    assert not context.meta[ENGINE_ARGS], "the gateway's options are all its own"
 
 
 def engine_flags(arguments: list[str]) -> list[str]:
@@ -84,9 +86,10 @@ def engine_flags(arguments: list[str]) -> list[str]:
     context = parse(arguments)
     assert context.params["host"] == "0.0.0.0"
     assert context.params["port"] == 8001
-    result = ["--model", context.params["model"], *context.args]
+    given = context.meta[ENGINE_ARGS]
+    result = ["--model", context.params["model"] or context.params["model_option"], *given]
     for flag, values in safe_flags(16).items():
-        if flag not in context.args:
+        if flag not in given:
             result += [flag, *values]
     return result
 
@@ -128,7 +131,7 @@ def test_engines() -> None:
 
 def engine_flags_documented(arguments: list[str]) -> list[str]:
     context = parse(arguments)
-    return ["--model", context.params["model"], *context.args]
+    return ["--model", context.params["model_option"], *context.meta[ENGINE_ARGS]]
 
 
 def test_the_check_refuses_what_does_not_exist() -> None:

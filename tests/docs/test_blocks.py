@@ -6,7 +6,6 @@ A ``sh``, ``python`` or ``js`` block claims to run unless a comment before it sa
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shlex
@@ -51,12 +50,7 @@ def test_reasons_are_given() -> None:
 
 
 def commands() -> dict[str, Any]:
-    """Every command of ``vora-serve`` by its words, those of other modules' apps among them."""
-    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
+    """Every command of ``vora-serve`` by its words."""
     found: dict[str, Any] = {}
 
     def add(name: str, command: Any) -> None:
@@ -66,10 +60,6 @@ def commands() -> dict[str, Any]:
 
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
         add(name, command)
-    for name, other in hooks.delegated_apps():
-        command = get_command(other)
-        children = getattr(command, "commands", {})
-        add(name, children.get(name, command))
     return found
 
 
@@ -87,8 +77,8 @@ def wrong(arguments: list[str], known: dict[str, Any]) -> str | None:
     name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in known), None)
     if name is None:
         return f"no command {' '.join(arguments)}"
-    if name == "engine":
-        return None  # the rest is vLLM's
+    if name in ("engine", "loadtest"):
+        return None  # the rest belongs to vLLM, or to a parser of its own
     options = {option for parameter in known[name].params for option in parameter.opts}
     options |= {option for parameter in known[name].params for option in parameter.secondary_opts}
     until = arguments.index("--") if "--" in arguments else len(arguments)

@@ -40,7 +40,7 @@ def test_one_question_with_a_picture(
     result = run("--base-url", gateway.url, "--image", str(file), "--seed", "3", "what is it?")
     assert result.returncode == 0, result.stderr
     assert result.stdout == "a red circle\n"
-    assert "of pictures" in result.stderr
+    assert "image tokens" in result.stderr
     assert "\x1b" not in result.stderr, "no colours outside a terminal"
     sent = engine.seen[-1]
     assert sent["seed"] == 3
@@ -61,13 +61,13 @@ def test_faults_are_one_sentence(
     text = tmp_path / "a.txt"
     text.write_text("no picture", encoding="utf-8")
     cases = [
-        (["--base-url", "http://127.0.0.1:9", "x"], 1, "There is no server"),
+        (["--base-url", "http://127.0.0.1:9", "x"], 1, "No server answers"),
         (["--base-url", keyed.url, "x"], 1, "VORA_API_KEY"),
-        (["--base-url", gateway.url, "--model", "no", "x"], 2, "served: vora-test"),
+        (["--base-url", gateway.url, "--model", "no", "x"], 2, "Available: vora-test"),
         (["--base-url", gateway.url, "--image", "no.png", "x"], 2, "does not exist"),
-        (["--base-url", gateway.url, "--image", str(text), "x"], 2, "is no picture"),
-        (["--base-url", "ftp://x", "x"], 2, "no URL"),
-        (["--base-url", gateway.url], 2, "no question"),
+        (["--base-url", gateway.url, "--image", str(text), "x"], 2, "is not an image"),
+        (["--base-url", "ftp://x", "x"], 2, "not the URL"),
+        (["--base-url", gateway.url], 2, "contains no question"),
     ]
     for arguments, code, sentence in cases:
         # In this process: each new one would import everything again.
@@ -87,7 +87,7 @@ def test_an_answer_that_breaks_off_fails(start_gateway: Start) -> None:
     with running(FakeEngine(die_after=1)) as dying:
         result = run("--base-url", start_gateway(dying.url).url, "x")
     assert result.returncode == 1
-    assert "broke off" in result.stderr
+    assert "before the answer was complete" in result.stderr
 
 
 class Typist:
@@ -126,7 +126,7 @@ def test_a_conversation_in_a_terminal(
     typist = Typist("--base-url", gateway.url)
     assert "\x1b[2m" in typist.until("> "), "notes are dimmed on a terminal"
     typist.type(f"/image {file}")
-    typist.until("[1 picture] > ")
+    typist.until("[1 image] > ")
     typist.type("/system Be short.")
     typist.until("> ")
     typist.type("what is it?")

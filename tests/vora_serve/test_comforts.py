@@ -34,6 +34,9 @@ def test_shells_complete_commands(shell: str) -> None:
         "engine", "evaluate", "explain",
     }  # fmt: skip
     assert "--upstream" in {item.value for item in complete.get_completions(["serve"], "--u")}
+    for command, option in (("pretrain", "--dry-run"), ("evaluate", "--suite")):
+        assert option in {item.value for item in complete.get_completions([command], option[:4])}
+    assert {item.value for item in complete.get_completions(["demo"], "")} == {"train", "image"}
 
 
 def test_completion_can_be_installed() -> None:

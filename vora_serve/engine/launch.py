@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from vora_core.installation import program
 from vora_serve.errors import ConfigurationError
 
 # No host has this name (RFC 6761): the engine fetches nothing, whatever a request says.
@@ -112,6 +113,6 @@ def check_engine_installed() -> None:
             continue
         return
     raise ConfigurationError(
-        "vLLM is not installed, so no engine can be started here: run 'vora-serve doctor', "
-        "or front an engine elsewhere with --upstream URL."
+        f"vLLM is not installed, so no engine can be started here. Run '{program()} doctor', "
+        "or pass --upstream URL to use a running engine."
     )

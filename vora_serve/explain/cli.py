@@ -1,4 +1,4 @@
-"""``vora-serve explain``: attention over a picture's patches, as PNG or for the playground."""
+"""``vora-serve explain``: attention over an image's patches, as PNG files or for the playground."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-@app.command()
+@app.command(needs="model")
 def explain(
     model: Annotated[str, typer.Option(help="VoRA checkpoint: directory or hub id.")],
     image: Annotated[
-        list[Path] | None, typer.Option(help="Picture; repeatable, in the prompt's order.")
+        list[Path] | None, typer.Option(help="Image file; repeatable, in the order of the prompt.")
     ] = None,
-    prompt: Annotated[str, typer.Option(help="The question.")] = "What do you see?",
-    answer: Annotated[
-        str | None, typer.Option(help="The answer to explain; the model's own by default.")
-    ] = None,
+    prompt: Annotated[str, typer.Option(help="Question about the images.")] = "What do you see?",
+    answer: Annotated[str | None, typer.Option(help="Answer to explain [the model's own].")] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="Vision transformer to compare blocks with.")
+        str | None, typer.Option(help="Vision transformer to compare the blocks with.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the PNG files.")] = Path("explained"),
     listen: Annotated[
         int | None,
-        typer.Option(help="Answer the playground on this port of 127.0.0.1 instead."),
+        typer.Option(help="Serve the playground on this port of 127.0.0.1 instead."),
     ] = None,
 ) -> None:
-    """Show where the model looked: attention from each token of an answer to the picture's patches.
+    """Show where the model looks: attention from each token of an answer to each image patch.
 
-    Writes one sheet a picture with all layers, one with all tokens, and attention.json with the
-    numbers. The model runs with transformers, eagerly, in float32 on the CPU.
+    Writes PNG files per image (all layers, all tokens) and attention.json with the numbers. The
+    model runs with transformers in float32 on the CPU.
 
     Example: vora-serve explain --model vora_serve/demo/checkpoint --image scene.png \
         --prompt "How many shapes are there?"
     """
     if listen is None and not image:
-        raise ConfigurationError("Give a picture with --image, or --listen PORT for playgrounds.")
+        raise ConfigurationError(
+            "Pass an image with --image, or --listen PORT to serve the playground."
+        )
     for path in image or []:
         if not path.is_file():
-            raise ConfigurationError(f"The picture {path} does not exist.")
+            raise ConfigurationError(f"The image {path} does not exist.")
     if listen is not None:
         from vora_serve.gateway.listen import bind
 
@@ -72,7 +72,7 @@ def explain(
     if listen is not None:
         from vora_serve.explain.server import serve
 
-        _say(f"looking into {model} for playgrounds: explain_url http://127.0.0.1:{listen}")
+        _say(f"serving attention of {model}; explain_url: http://127.0.0.1:{listen}")
         serve(explainer, listener)
         return
     assert image is not None
@@ -84,34 +84,34 @@ def _write(
 ) -> None:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    pictures = []
+    images = []
     for path in paths:
         try:
-            pictures.append(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+            images.append(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
         except (UnidentifiedImageError, OSError):
-            raise ConfigurationError(f"{path} cannot be read as a picture.") from None
-    content: list[dict[str, Any]] = [{"type": "image", "image": each} for each in pictures]
+            raise ConfigurationError(f"{path} is not an image that can be read.") from None
+    content: list[dict[str, Any]] = [{"type": "image", "image": each} for each in images]
     content.append({"type": "text", "text": prompt})
     result = explainer.explain([{"role": "user", "content": content}], answer)
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "attention.json").write_text(json.dumps(result.as_json()), encoding="utf-8")
-        for index, picture in enumerate(pictures):
-            _draw(explainer, result, index, picture, out)
+        for index, image in enumerate(images):
+            _draw(explainer, result, index, image, out)
     except OSError as error:
         raise ConfigurationError(f"{out} cannot be written: {error.strerror}.") from error
     _report(result, out)
 
 
 def _draw(
-    explainer: Explainer, result: Explanation, index: int, picture: Image.Image, out: Path
+    explainer: Explainer, result: Explanation, index: int, image: Image.Image, out: Path
 ) -> None:
     from vora_serve.explain.draw import overlay, sheet
     from vora_serve.explain.look import served_picture
 
-    served = served_picture(picture, explainer.processor.settings)
+    served = served_picture(image, explainer.processor.settings)
     weights = result.of_image(index)
-    name = f"picture-{index + 1}"
+    name = f"image-{index + 1}"
     by_layer = [overlay(served, layer, 336) for layer in weights.mean(axis=0)]
     sheet(by_layer, 6).save(out / f"{name}-layers.png")
     by_token = [overlay(served, token, 336) for token in weights.mean(axis=1)]
@@ -128,12 +128,12 @@ def _draw(
 def _report(result: Explanation, out: Path) -> None:
     _say(f"answer: {result.answer}")
     share = result.attention.sum(axis=2)
-    _say("layer  attention on pictures" + ("  like the teacher" if result.similarity else ""))
+    _say("layer  attention on images" + ("  similarity to teacher" if result.similarity else ""))
     for layer in range(share.shape[1]):
-        line = f"{layer + 1:5d}  {share[:, layer].mean():20.1%}"
+        line = f"{layer + 1:5d}  {share[:, layer].mean():18.1%}"
         if result.similarity and layer < len(result.similarity):
-            line += f"  {result.similarity[layer]:16.3f}"
+            line += f"  {result.similarity[layer]:21.3f}"
         _say(line)
     if result.measure:
-        _say(f"(likeness: {result.measure}, mean over patches)")
-    _say(f"pictures and numbers are in {out}")
+        _say(f"(similarity: {result.measure}, mean over patches)")
+    _say(f"Wrote images and numbers to {out}.")

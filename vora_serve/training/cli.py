@@ -14,28 +14,27 @@ from vora_serve.command import App
 app = App(add_completion=False)
 
 Config = Annotated[
-    str, typer.Option("--config", help="Recipe: a YAML file, or the name of one that comes along.")
+    str, typer.Option("--config", help="Recipe: a YAML file, or the name of a built-in recipe.")
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Changes to the recipe: key=value, dots nest.")
+    list[str] | None,
+    typer.Argument(help="Changes to the recipe: key=value; dots separate nested keys."),
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Say what would be done and what it would take, no more."),
+    typer.Option("--dry-run", help="Print the plan, memory and time; train nothing."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the result if it is there.")]
-Processes = Annotated[
-    int, typer.Option(min=1, help="With --dry-run: processes that share the run.")
-]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
+Processes = Annotated[int, typer.Option(min=1, help="With --dry-run: number of processes.")]
 Tflops = Annotated[
     float,
     typer.Option(
-        min=0.001, help="With --dry-run: TFLOP/s that one process attains [400, an H100's 40 %]."
+        min=0.001, help="With --dry-run: TFLOP/s per process [400, 40 % of an H100's peak]."
     ),
 ]
 
 
-@app.command()
+@app.command(needs="train")
 def pretrain(
     config: Config,
     overrides: Overrides = None,
@@ -44,7 +43,10 @@ def pretrain(
     processes: Processes = 1,
     tflops: Tflops = 400.0,
 ) -> None:
-    """Teach an LLM to see: LoRA pretraining with distillation. Run it under torchrun for many."""
+    """Teach an LLM to see: LoRA pretraining with distillation.
+
+    Start it with torchrun to use several processes.
+    """
     from vora_serve.training import run
     from vora_serve.training.recipe import read_recipe
     from vora_serve.training.run_recipe import PretrainRun, find_recipe
@@ -58,7 +60,7 @@ def pretrain(
     run.finish()
 
 
-@app.command()
+@app.command(needs="train")
 def finetune(
     config: Config,
     overrides: Overrides = None,
@@ -67,7 +69,10 @@ def finetune(
     processes: Processes = 1,
     tflops: Tflops = 400.0,
 ) -> None:
-    """Fine-tune a merged model, LLM and embedder. Run it under torchrun for many processes."""
+    """Fine-tune the LLM and the embedder of a merged model.
+
+    Start it with torchrun to use several processes.
+    """
     from vora_serve.training import run
     from vora_serve.training.recipe import read_recipe
     from vora_serve.training.run_recipe import FinetuneRun, find_recipe
@@ -81,7 +86,7 @@ def finetune(
     run.finish()
 
 
-@app.command()
+@app.command(needs="train")
 def merge(
     overrides: Overrides = None,
     config: Annotated[
@@ -90,7 +95,10 @@ def merge(
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Merge a pretraining checkpoint's LoRA factors: vora-serve merge source=A out=B."""
+    """Merge a pretraining checkpoint's LoRA factors into the LLM's weights.
+
+    Example: vora-serve merge source=runs/a/checkpoint out=runs/a/merged
+    """
     from vora_core import typed_yaml
     from vora_serve.training import run
     from vora_serve.training.recipe import parse_recipe, read_recipe
@@ -108,17 +116,19 @@ def merge(
         _say(line)
 
 
-@app.command()
+@app.command(needs="train")
 def plot(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run, with its metrics.jsonl.")],
-    out: Annotated[Path | None, typer.Option(help="Picture to write [FOLDER/metrics.png].")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder of a run; contains metrics.jsonl.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Image file to write [FOLDER/metrics.png].")
+    ] = None,
 ) -> None:
-    """Draw a run's losses, gradient norm and throughput."""
+    """Plot a run's losses, gradient norm and throughput."""
     from vora_serve.training.plots import plot_run
 
     target = out or folder / "metrics.png"
     plot_run(folder, target)
-    _say(f"{target} is written.")
+    _say(f"Wrote {target}.")
 
 
 def _prepare() -> None:

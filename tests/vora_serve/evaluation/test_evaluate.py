@@ -147,7 +147,6 @@ def test_a_server_that_is_not_there(url: str, said: str) -> None:
         ({"suite": "vqa"}, "needs a data file"),
         ({"suite": "demo", "data": Path("x")}, "takes no data file"),
         ({"suite": "pope", "data": Path("/nowhere.json")}, "cannot be read"),
-        ({"base_url": None}, "which server"),
         ({"config": Path("/nowhere.yaml")}, "cannot be read"),
         ({"overrides": ["x"]}, "key=value"),
         ({"overrides": ["suites.4.limit=2"]}, "has no keys"),

@@ -162,11 +162,11 @@ def test_the_command_writes_pictures_and_numbers(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    drawn = ["picture-1-layers.png", "picture-1-tokens.png", "picture-1.png"]
+    drawn = ["image-1-layers.png", "image-1-tokens.png", "image-1.png"]
     assert names == ["attention.json", *drawn]
     data = json.loads((tmp_path / "out" / "attention.json").read_text(encoding="utf-8"))
     assert len(data["attention"]) == len(data["tokens"])
-    with Image.open(tmp_path / "out" / "picture-1.png") as picture:
+    with Image.open(tmp_path / "out" / "image-1.png") as picture:
         assert max(picture.size) == 672
 
 
@@ -174,8 +174,8 @@ def test_the_command_writes_pictures_and_numbers(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--image", "absent.png"], "does not exist"),
-        ([], "Give a picture"),
-        (["--image", __file__], "cannot be read as a picture"),
+        ([], "Pass an image"),
+        (["--image", __file__], "is not an image that can be read"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments: list[str], sentence: str) -> None:

@@ -1,0 +1,119 @@
+"""One evaluation: read the suites, send the questions, count the right answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+
+from vora_serve.accuracy import draw_table, summarise
+from vora_serve.errors import ConfigurationError
+from vora_serve.evaluation.client import Endpoint, Picture, ask_all
+from vora_serve.evaluation.files import Question, judge, read_suite, score
+from vora_serve.evaluation.recipe import EvaluationRecipe, SuiteRecipe
+from vora_serve.evaluation.table import draw_scores
+from vora_serve.world.suite import Item, build_suite, is_right
+
+_DEMO_LIMIT = 300
+
+
+def run_evaluation(
+    recipe: EvaluationRecipe, api_key: str | None, output: Path | None, dry_run: bool
+) -> None:
+    """Evaluate a served model, and print a table for each suite.
+
+    Args:
+        recipe: server and suites.
+        api_key: sent as a bearer token, if given.
+        output: JSON file for the result, written after every suite.
+        dry_run: read and check the suites, but send nothing.
+
+    Raises:
+        ConfigurationError: a suite cannot be read, or the output cannot be written.
+        EvaluationError: the server cannot be reached, or refuses a question.
+    """
+    questions = [_read(suite) for suite in recipe.suites]
+    if dry_run:
+        sys.stdout.write(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        for suite, asked in zip(recipe.suites, questions, strict=True):
+            sys.stdout.write(f"{suite.label}: {len(asked)} questions\n")
+        return
+    endpoint = Endpoint(
+        recipe.base_url,
+        recipe.model,
+        api_key,
+        concurrency=recipe.concurrency,
+        timeout=recipe.timeout,
+    )
+    results = []
+    for suite, asked in zip(recipe.suites, questions, strict=True):
+        results.append(_run(endpoint, suite, asked))
+        if output is not None:
+            _write(output, recipe, results)
+
+
+def _read(suite: SuiteRecipe) -> list[Any]:
+    """A suite's questions, before any is sent."""
+    if suite.kind == "demo":
+        return build_suite(suite.limit or _DEMO_LIMIT, suite.seed)
+    assert suite.data is not None  # the recipe checks it
+    return read_suite(suite.kind, suite.data, suite.images, suite.prompt, suite.limit)
+
+
+def _run(endpoint: Endpoint, suite: SuiteRecipe, questions: list[Any]) -> dict[str, Any]:
+    if suite.kind == "demo":
+        items: list[Item] = questions
+        right = _ask_items(endpoint, items, "questions")
+        control = None
+        if suite.blank:
+            control = _ask_items(endpoint, [item.blank() for item in items], "blank images")
+        rows = summarise([(item.group, item.chance) for item in items], right, control)
+        sys.stdout.write(draw_table(rows) + "\n")
+        return {"suite": "demo", "seed": suite.seed, "groups": [asdict(row) for row in rows]}
+    kind, asked = suite.kind, list[Question](questions)
+    replies = _ask(endpoint, [(q.image, q.text) for q in asked], suite.label, suite.max_tokens)
+    scores = score(kind, asked, replies)
+    sys.stdout.write(draw_scores(suite.label, scores) + "\n")
+    return {
+        "suite": suite.label,
+        "kind": kind,
+        **asdict(scores),
+        "replies": [
+            {
+                "question": question.text,
+                "image": str(question.image) if question.image else None,
+                "answers": question.answers,
+                "reply": reply,
+                "right": judge(kind, question, reply),
+            }
+            for question, reply in zip(asked, replies, strict=True)
+        ],
+    }
+
+
+def _ask_items(endpoint: Endpoint, items: list[Item], name: str) -> list[bool]:
+    replies = _ask(endpoint, [(item.picture, item.question) for item in items], name, 16)
+    return [is_right(reply, item.answer) for reply, item in zip(replies, items, strict=True)]
+
+
+def _ask(
+    endpoint: Endpoint, asked: list[tuple[Picture, str]], name: str, max_tokens: int
+) -> list[str]:
+    with typer.progressbar(length=len(asked), label=name, file=sys.stderr, show_pos=True) as bar:
+        return ask_all(endpoint, asked, lambda: bar.update(1), max_tokens)
+
+
+def _write(output: Path, recipe: EvaluationRecipe, results: list[dict[str, Any]]) -> None:
+    """A single result at the top level; several results under ``suites``."""
+    plain = recipe.model_dump(mode="json")
+    content: dict[str, Any] = results[0] if len(recipe.suites) == 1 else {"suites": results}
+    text = json.dumps(content | {"recipe": plain}, indent=2) + "\n"
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{output} cannot be written: {error.strerror}.") from error
