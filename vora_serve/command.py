@@ -68,7 +68,7 @@ class App(typer.Typer):
         *,
         needs: str | None = None,
         formerly: str | None = None,
-        cls: type[TyperCommand] = Command,
+        cls: type[TyperCommand] | None = None,
         **kwargs: Any,
     ) -> Callable[[CommandFunctionType], CommandFunctionType]:
         """As typer's.
@@ -78,13 +78,14 @@ class App(typer.Typer):
             formerly: its old name, which still works, with a warning.
         """
         kwargs["context_settings"] = _HELP | (kwargs.get("context_settings") or {})
+        base = cls or Command
 
         def add(function: CommandFunctionType) -> CommandFunctionType:
             new = name or function.__name__.replace("_", "-")
             if formerly is not None:
-                old = type(cls.__name__, (cls,), {"needs": needs, "renamed_to": new})
+                old = type(base.__name__, (base,), {"needs": needs, "renamed_to": new})
                 typer.Typer.command(self, formerly, cls=old, hidden=True, **kwargs)(function)
-            kind = type(cls.__name__, (cls,), {"needs": needs})
+            kind = type(base.__name__, (base,), {"needs": needs})
             return typer.Typer.command(self, name, cls=kind, **kwargs)(function)
 
         return add
