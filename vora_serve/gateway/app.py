@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
@@ -18,6 +18,7 @@ from vora_serve.gateway.context import SCOPE_KEY
 from vora_serve.gateway.generation import GenerationResponse
 from vora_serve.gateway.http1 import HTTPClientError
 from vora_serve.gateway.images import Resolver
+from vora_serve.gateway.messages.route import CountTokensResponse, MessagesResponse
 from vora_serve.gateway.metrics import CONTENT_TYPE
 from vora_serve.gateway.middleware import (
     AuthMiddleware,
@@ -27,6 +28,7 @@ from vora_serve.gateway.middleware import (
     as_api_error,
 )
 from vora_serve.gateway.openapi import (
+    MessagesErrorBody,
     ModelCard,
     ModelList,
     definitions,
@@ -44,6 +46,11 @@ GENERATION: list[tuple[str, Kind, str]] = [
     ("/v1/chat/completions", "chat", "Continue a chat, with images."),
     ("/v1/completions", "completion", "Continue a raw prompt."),
     ("/v1/responses", "response", "Answer an input, statelessly."),
+]
+
+MESSAGES: list[tuple[str, type[MessagesResponse | CountTokensResponse], str]] = [
+    ("/v1/messages", MessagesResponse, "Continue a conversation, as Anthropic's API has it."),
+    ("/v1/messages/count_tokens", CountTokensResponse, "Count a prompt's tokens, as above."),
 ]
 
 
@@ -82,7 +89,10 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
             public=public_paths(settings),
         ),
         Middleware(HeadMiddleware),
-        Middleware(HintMiddleware, paths=[path for path, _, _ in GENERATION] + ["/v1/models"]),
+        Middleware(
+            HintMiddleware,
+            paths=[*(path for path, _, _ in (*GENERATION, *MESSAGES)), "/v1/models"],
+        ),
     ]
     if settings.server.cors_origins:
         cors = Middleware(
@@ -92,6 +102,7 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
             allow_headers=["*"],  # clients add their own: x-stainless-os, anthropic-version, ...
             expose_headers=[
                 "x-request-id",
+                "request-id",
                 "x-vora-dropped-fields",
                 "x-vora-overhead-ms",
                 "retry-after",
@@ -114,6 +125,7 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _raise_on)
     app.state.gateway = state
     _add_generation(app, state)
+    _add_messages(app, state)
     _add_models(app, state)
     _add_operations(app, state)
     add_playground(app, state)
@@ -123,6 +135,16 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
 
 async def _raise_on(_: Request, error: Exception) -> Response:
     raise as_api_error(error)
+
+
+_REFUSALS = (400, 401, 403, 404, 408, 413, 415, 429, 500, 502, 503, 504)
+_ANSWER = {
+    "description": "The answer, or a stream of events.",
+    "content": {
+        "application/json": {"schema": {"type": "object"}},
+        "text/event-stream": {"schema": {"type": "string"}},
+    },
+}
 
 
 def _add_generation(app: FastAPI, state: GatewayState) -> None:
@@ -141,17 +163,30 @@ def _add_generation(app: FastAPI, state: GatewayState) -> None:
             summary=summary,
             operation_id=f"create_{kind}",
             response_class=JSONResponse,
-            responses={
-                200: {
-                    "description": "The answer, or a stream of events.",
-                    "content": {
-                        "application/json": {"schema": {"type": "object"}},
-                        "text/event-stream": {"schema": {"type": "string"}},
-                    },
-                },
-                **error_responses(400, 401, 403, 404, 408, 413, 415, 429, 500, 502, 503, 504),
-            },
+            responses={200: _ANSWER, **error_responses(*_REFUSALS)},
             openapi_extra=request_body(kind),
+        )
+
+
+def _add_messages(app: FastAPI, state: GatewayState) -> None:
+    for path, answering, summary in MESSAGES:
+
+        def handler(answering: Any = answering) -> Any:
+            async def generate() -> Response:
+                return cast(Response, answering(state))
+
+            return generate
+
+        name = path.removeprefix("/v1/").replace("/", "_")
+        app.add_api_route(
+            path,
+            handler(),
+            methods=["POST"],
+            summary=summary,
+            operation_id=f"create_{name}",
+            response_class=JSONResponse,
+            responses={200: _ANSWER, **error_responses(*_REFUSALS, model=MessagesErrorBody)},
+            openapi_extra=request_body(name),
         )
 
 

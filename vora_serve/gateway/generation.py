@@ -56,6 +56,16 @@ class GenerationResponse(StarletteResponse):
         self.status_code = 200
         self._kind = kind
         self._state = state
+        self._route = PATHS[kind].decode()
+        self._engine_path = PATHS[kind]
+
+    def _parse(self, body: bytes) -> ParsedRequest:
+        """The request in a body; other APIs translate theirs here."""
+        return parse_request(self._kind, body, self._state.settings.fields)
+
+    def _sending(self, _: Scope, send: Send) -> Send:
+        """Where the answer goes; other APIs translate theirs here."""
+        return send
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request.
@@ -84,10 +94,13 @@ class GenerationResponse(StarletteResponse):
                 _count_disconnect(state, context)
                 return
             context.waited_s += time.perf_counter() - began
-            parsed = parse_request(self._kind, body, state.settings.fields)
+            parsed = self._parse(body)
             del body
             lifetime = Lifetime(receive, state.settings.admission.request_timeout_s)
-            generation = _Generation(self._kind, state, context, share, lifetime, send)
+            generation = _Generation(
+                self._kind, state, context, share, lifetime, self._sending(scope, send)
+            )
+            generation.route, generation.engine_path = self._route, self._engine_path
             async with lifetime.bound(state.active):
                 await generation.serve(parsed)
             if lifetime.interrupted == "deadline":
@@ -109,7 +122,8 @@ class _Generation:
         send: Send,
     ) -> None:
         self._kind: Kind = kind
-        self._route = PATHS[kind].decode()
+        self.route = PATHS[kind].decode()
+        self.engine_path = PATHS[kind]
         self._state = state
         self._context = context
         self._share = share
@@ -263,7 +277,7 @@ class _Generation:
         )
         same = digest if digest is not None else parsed.prefix.encode("utf-8", "replace")
         affinity = hashlib.blake2b(same, digest_size=16).digest()
-        return Outgoing(parsed.model, PATHS[self._kind], headers, body, tokens, affinity)
+        return Outgoing(parsed.model, self.engine_path, headers, body, tokens, affinity)
 
     async def _pass_on(self, wants_usage: bool, answer: Answer) -> Usage | None:
         """Relay the answer; what it used."""
@@ -282,7 +296,7 @@ class _Generation:
             self._lifetime,
         )
         self._context.fields["stream"] = True
-        self._state.metrics.overhead.labels(self._route).observe(self._context.overhead_s())
+        self._state.metrics.overhead.labels(self.route).observe(self._context.overhead_s())
         await self._relay.run(answer.response)
         answer.broken = not state.done
         return state.usage
@@ -291,7 +305,7 @@ class _Generation:
         if since_last is None:
             self._context.phase = "decode"
             elapsed = time.perf_counter() - self._context.started
-            self._state.metrics.first_token.labels(self._route).observe(elapsed)
+            self._state.metrics.first_token.labels(self.route).observe(elapsed)
             self._context.fields["ttft_ms"] = round(elapsed * 1000, 1)
         else:
             self._state.metrics.inter_token.observe(since_last)

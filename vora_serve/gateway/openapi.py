@@ -6,7 +6,14 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from vora_serve.gateway.schemas import SCHEMAS, Kind
+from vora_serve.gateway.messages.schemas import CountTokensRequest, MessagesRequest
+from vora_serve.gateway.schemas import SCHEMAS
+
+_BODIES: dict[str, type[BaseModel]] = {
+    **{str(kind): schema for kind, schema in SCHEMAS.items()},
+    "messages": MessagesRequest,
+    "messages_count_tokens": CountTokensRequest,
+}
 
 
 class ErrorObject(BaseModel):
@@ -22,6 +29,21 @@ class ErrorBody(BaseModel):
     """Every error's shape."""
 
     error: ErrorObject
+
+
+class MessagesErrorObject(BaseModel):
+    """What went wrong, as Anthropic's API has it."""
+
+    type: str
+    message: str
+
+
+class MessagesErrorBody(BaseModel):
+    """Every error's shape under ``/v1/messages``."""
+
+    type: str = "error"
+    error: MessagesErrorObject
+    request_id: str
 
 
 class ModelCard(BaseModel):
@@ -60,16 +82,16 @@ _DESCRIPTIONS = {
 }
 
 
-def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def error_responses(
+    *statuses: int, model: type[BaseModel] = ErrorBody
+) -> dict[int | str, dict[str, Any]]:
     """FastAPI's ``responses`` for these statuses."""
-    return {
-        status: {"model": ErrorBody, "description": _DESCRIPTIONS[status]} for status in statuses
-    }
+    return {status: {"model": model, "description": _DESCRIPTIONS[status]} for status in statuses}
 
 
-def request_body(kind: Kind) -> dict[str, Any]:
+def request_body(kind: str) -> dict[str, Any]:
     """FastAPI's ``openapi_extra`` with the request's schema, its definitions put in place."""
-    schema = SCHEMAS[kind].model_json_schema(ref_template=f"#/components/schemas/{kind}_{{model}}")
+    schema = _BODIES[kind].model_json_schema(ref_template=f"#/components/schemas/{kind}_{{model}}")
     schema.pop("$defs", None)
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
@@ -77,7 +99,7 @@ def request_body(kind: Kind) -> dict[str, Any]:
 def definitions() -> dict[str, Any]:
     """The schemas that the request bodies refer to."""
     result: dict[str, Any] = {}
-    for kind, model in SCHEMAS.items():
+    for kind, model in _BODIES.items():
         schema = model.model_json_schema(ref_template=f"#/components/schemas/{kind}_{{model}}")
         for name, definition in schema.get("$defs", {}).items():
             result[f"{kind}_{name}"] = definition

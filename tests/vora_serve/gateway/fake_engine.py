@@ -34,6 +34,10 @@ class FakeEngine:
     first_delay_s: float = 0.0
     status: int = 200
     error_message: str = "the fake engine was told to fail"
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    """Tools that a chat's answer calls after its words: names and arguments as JSON."""
+    finish: dict[str, Any] = field(default_factory=lambda: {"finish_reason": "stop"})
+    """Why a chat's answer ends, as vLLM says it."""
     die_after: int | None = None
     """Abort the connection after so many events."""
     healthy: bool = True
@@ -119,6 +123,22 @@ class FakeEngine:
             self.running -= 1
         return JSONResponse(self._whole(payload, path, image_tokens), headers=headers)
 
+    async def tokenize(self, request: Request) -> Response:
+        payload = json.loads(await request.body())
+        self.seen.append(payload)
+        count = 10 + self._look(payload)
+        return JSONResponse({"count": count, "max_model_len": 2048, "tokens": [1] * count})
+
+    def _tool_calls(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": f"call_{index}",
+                "type": "function",
+                "function": {"name": name, "arguments": arguments},
+            }
+            for index, (name, arguments) in enumerate(self.calls)
+        ]
+
     def _usage(self, image_tokens: int) -> dict[str, Any]:
         return {
             "prompt_tokens": 10 + image_tokens,
@@ -171,10 +191,11 @@ class FakeEngine:
                         "content": text,
                         "refusal": None,
                         "function_call": None,
+                        **({"tool_calls": self._tool_calls()} if self.calls else {}),
                     },
                     "logprobs": None,
-                    "finish_reason": "stop",
                     "stop_reason": None,
+                    **self.finish,
                 }
                 for index in range(count)
             ]
@@ -207,23 +228,41 @@ class FakeEngine:
                 finished = True
                 return
             chat = path.endswith("chat/completions")
-            base = {
+            base: dict[str, Any] = {
                 "id": "cmpl-1",
                 "object": "chat.completion.chunk" if chat else "text_completion",
                 "created": 1,
                 "model": payload["model"],
             }
+            options = payload.get("stream_options") or {}
+            running_usage: dict[str, Any] = (
+                {"usage": self._usage(image_tokens)}
+                if options.get("continuous_usage_stats")
+                else {}
+            )
             for count, word in enumerate(self.words):
                 if self.die_after is not None and count >= self.die_after:
                     raise RuntimeError("the fake engine was told to die")
                 choice: dict[str, Any] = {"index": 0, "finish_reason": None}
                 choice |= {"delta": {"content": word}} if chat else {"text": word}
-                yield _event({**base, "choices": [choice]})
+                yield _event({**base, "choices": [choice], **running_usage})
                 await asyncio.sleep(self.delay_s)
-            last: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
+            for index, call in enumerate(self._tool_calls() if chat else ()):
+                arguments = call["function"]["arguments"]
+                named = {**call["function"], "arguments": ""}
+                pieces: list[dict[str, Any]] = [
+                    {**call, "function": named},
+                    {"function": {"arguments": arguments[:3]}},
+                    {"function": {"arguments": arguments[3:]}},
+                ]
+                for piece in pieces:
+                    delta = {"tool_calls": [{"index": index, **piece}]}
+                    part = {"index": 0, "finish_reason": None, "delta": delta}
+                    yield _event({**base, "choices": [part], **running_usage})
+            last: dict[str, Any] = {"index": 0, **self.finish}
             last |= {"delta": {}} if chat else {"text": ""}
             yield _event({**base, "choices": [last]})
-            if (payload.get("stream_options") or {}).get("include_usage"):
+            if options.get("include_usage"):
                 yield _event({**base, "choices": [], "usage": self._usage(image_tokens)})
             yield b"data: [DONE]\n\n"
             finished = True
@@ -259,6 +298,7 @@ class FakeEngine:
                 Route("/health", self.health),
                 Route("/metrics", self.metrics),
                 Route("/v1/models", self.models),
+                Route("/tokenize", self.tokenize, methods=["POST"]),
                 *(Route(path, self.generate, methods=["POST"]) for path in generate),
             ]
         )

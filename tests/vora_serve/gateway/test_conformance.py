@@ -100,6 +100,37 @@ def test_streams_say_the_same(client: openai.OpenAI) -> None:
     assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
 
 
+def test_the_messages_api(served: Served) -> None:
+    """Counts agree with what is used, images and all; a stream says the same; calls have form."""
+    with httpx.Client(base_url=served.url, timeout=120) as client:
+        source = {"type": "base64", "media_type": "image/png", "data": IMAGE.split(",", 1)[1]}
+        shown = [{"type": "text", "text": "what is it?"}, {"type": "image", "source": source}]
+        prompt = {"model": "tiny", "messages": [{"role": "user", "content": shown}]}
+        counted = client.post("/v1/messages/count_tokens", json=prompt).json()
+        message = client.post("/v1/messages", json={**prompt, "max_tokens": 8}).json()
+        usage = message["usage"]
+        used = usage["input_tokens"] + usage["cache_read_input_tokens"]
+        assert counted == {"input_tokens": used}
+        assert used > 64, "the image's tokens are among them"
+        assert message["stop_reason"] == "max_tokens"
+        answer = client.post("/v1/messages", json={**prompt, "max_tokens": 8, "stream": True})
+        events = [json.loads(x[6:]) for x in answer.text.split("\n") if x.startswith("data: ")]
+        text = "".join(e["delta"].get("text", "") for e in events if e["type"].endswith("_delta"))
+        assert text == message["content"][0]["text"]
+        started = events[0]["message"]["usage"]
+        assert started["input_tokens"] + started["cache_read_input_tokens"] == used
+        tool = {"name": "look", "input_schema": TOOL["function"]["parameters"], "strict": True}
+        # One call: a random model that may call again does so until its tokens are used up.
+        choice = {"type": "tool", "name": "look", "disable_parallel_tool_use": True}
+        call = {"tools": [tool], "tool_choice": choice, "max_tokens": 120}
+        called = client.post("/v1/messages", json={**prompt, **call}).json()
+        assert called["stop_reason"] == "tool_use"
+        assert isinstance(called["content"][0]["input"]["close"], bool)
+        prefill = [*prompt["messages"], {"role": "assistant", "content": "It is"}]
+        more = client.post("/v1/messages", json={**prompt, "messages": prefill, "max_tokens": 4})
+        assert more.status_code == 200, more.text
+
+
 def test_sampling_parameters(client: openai.OpenAI) -> None:
     several = client.chat.completions.create(**ask(n=3, temperature=1.0, seed=5))
     assert len(several.choices) == 3

@@ -21,6 +21,7 @@ from vora_serve.errors import (
 )
 from vora_serve.gateway.context import SCOPE_KEY, RequestContext, request_id_from
 from vora_serve.gateway.logs import access_logger
+from vora_serve.gateway.messages.errors import error_body, speaks_messages
 from vora_serve.gateway.metrics import Metrics
 from vora_serve.gateway.tracing import Tracer
 
@@ -37,9 +38,12 @@ def find_header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
-async def send_error(error: APIError, send: Send) -> None:
-    """Answer with an error."""
-    body = to_json(error.body())
+async def send_error(error: APIError, send: Send, path: str = "", request_id: str = "") -> None:
+    """Answer with an error, in the shape of the path's API."""
+    if speaks_messages(path):
+        body = to_json(error_body(error.status, error.message, request_id))
+    else:
+        body = to_json(error.body())
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
@@ -119,6 +123,8 @@ class ContextMiddleware:
                     (b"x-vora-overhead-ms", f"{overhead * 1000:.2f}".encode()),
                     (b"x-content-type-options", b"nosniff"),
                 ]
+                if speaks_messages(scope["path"]):
+                    headers.append((b"request-id", context.request_id.encode()))
                 if context.images:
                     headers.append((b"x-vora-images", context.images.encode("ascii")))
                 if context.dropped_fields:
@@ -140,7 +146,7 @@ class ContextMiddleware:
                 self._metrics.refused.labels(told.code or told.error_type).inc()
             context.fields["error"] = told.code or told.error_type
             if status == 0:
-                await send_error(told, send_with_headers)
+                await send_error(told, send_with_headers, scope["path"], context.request_id)
         finally:
             self._account(scope, context, status)
 

@@ -143,6 +143,8 @@ _TAGS = frozenset(
         *("system", "developer", "user", "assistant", "tool", "message"),
         *("text", "refusal", "image_url", "input_text", "input_image", "output_text"),
         *("function_call", "function_call_output"),
+        *("image", "document", "search_result", "tool_use", "tool_result"),
+        *("thinking", "redacted_thinking"),
     )
 )
 _MEMBERS = frozenset(("str", "int", "float", "bool", "none", "NamedToolChoice"))

@@ -76,18 +76,36 @@ def parse_request(kind: Kind, body: bytes, settings: FieldSettings) -> ParsedReq
     Raises:
         InvalidRequestError: no JSON object, an unknown or refused field, a value out of bounds.
     """
+    return parse_tree(kind, read_object(body), settings)
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The body's JSON object.
+
+    Raises:
+        InvalidRequestError: it is no JSON, or no object.
+    """
     try:
         tree = from_json(body, allow_inf_nan=False, cache_strings="keys")
     except ValueError:
         raise InvalidRequestError("The body is not valid JSON.", code="invalid_json") from None
     if not isinstance(tree, dict):
         raise InvalidRequestError("The body is not a JSON object.", code="invalid_json")
+    return tree
+
+
+def parse_tree(kind: Kind, tree: dict[str, Any], settings: FieldSettings) -> ParsedRequest:
+    """Validate a body that was read.
+
+    Raises:
+        InvalidRequestError: an unknown or refused field, a value out of bounds.
+    """
     try:
         model = SCHEMAS[kind].model_validate(tree)
     except ValidationError as error:
         raise explain(error) from None
     policy = FieldPolicy(settings)
-    _settle(model, policy, "")
+    settle(model, policy)
     payload = model.model_dump(by_alias=True, exclude_unset=True, exclude_none=True)
     parsed = ParsedRequest(
         kind=kind,
@@ -106,7 +124,7 @@ def parse_request(kind: Kind, body: bytes, settings: FieldSettings) -> ParsedReq
     return parsed
 
 
-def _settle(model: BaseModel, policy: FieldPolicy, where: str) -> None:
+def settle(model: BaseModel, policy: FieldPolicy, where: str = "") -> None:
     """Let the policy decide over unknown fields, here and in everything below."""
     extra = model.__pydantic_extra__
     if extra:
@@ -117,11 +135,11 @@ def _settle(model: BaseModel, policy: FieldPolicy, where: str) -> None:
         value = values.get(name)
         path = f"{where}.{name}" if where else name
         if isinstance(value, BaseModel):
-            _settle(value, policy, path)
+            settle(value, policy, path)
         elif isinstance(value, list):
             for index, item in enumerate(value):
                 if isinstance(item, BaseModel):
-                    _settle(item, policy, f"{path}[{index}]")
+                    settle(item, policy, f"{path}[{index}]")
 
 
 def _max_tokens(payload: dict[str, Any]) -> int | None:
