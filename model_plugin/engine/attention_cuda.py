@@ -6,53 +6,39 @@ by then. FlashAttention 2, 3 and 4 all do both. Steps without image queries, dec
 are the stock backend's in every respect, full CUDA graphs included.
 """
 
-from dataclasses import dataclass, replace
+import os
+from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from vllm.config import VllmConfig
 from vllm.platforms import current_platform
-from vllm.utils.torch_utils import (
-    PIN_MEMORY,
-    canonicalize_singleton_dim_strides,
-    is_quantized_kv_cache,
-)
+from vllm.utils.torch_utils import canonicalize_singleton_dim_strides
 from vllm.v1.attention.backend import AttentionCGSupport, CommonAttentionMetadata
 from vllm.v1.attention.backends.flash_attn import (
     FlashAttentionBackend,
     FlashAttentionImpl,
     FlashAttentionMetadata,
     FlashAttentionMetadataBuilder,
+    is_quantized_kv_cache,
 )
 from vllm.v1.kv_cache_interface import AttentionSpec, KVCacheSpec
 
-from model_plugin.engine.kernels import VarlenAttention, flash_attention
-from model_plugin.engine.segments import ImageBatch, segment_batch
+from model_plugin.engine.image_rows import (
+    ImageRows,
+    attend_images,
+    on_host,
+    to_device,
+    without_images,
+)
+from model_plugin.engine.kernels import flash_attention
+from model_plugin.engine.segments import image_batch
 from model_plugin.engine.spans_of_batch import require_ranges, takes_images
-from model_plugin.errors import SplitSpanError
 
-
-@dataclass
-class ImageRows:
-    """The second launch, on the device.
-
-    Attributes:
-        rows: int64 (Q,), rows of the queries that lie in images; or a slice where they lie
-            together, which saves packing them.
-        query_start_loc: int32 (S + 1,).
-        seq_lens: int32 (S,).
-        block_table: int32 (S, blocks per sequence).
-        max_query_len: longest segment, in queries.
-        max_seq_len: longest sequence of keys.
-    """
-
-    rows: torch.Tensor | slice
-    query_start_loc: torch.Tensor
-    seq_lens: torch.Tensor
-    block_table: torch.Tensor
-    max_query_len: int
-    max_seq_len: int
+#: Set to 1, the first launch passes over image rows instead of computing them for nothing. Not yet
+#: the default: which way is faster is for a measurement on a GPU to say.
+SKIP_IMAGE_ROWS = "VORA_SKIP_IMAGE_ROWS"
 
 
 @dataclass
@@ -65,10 +51,6 @@ class SpanFlashAttentionMetadata(FlashAttentionMetadata):
 class SpanFlashAttentionMetadataBuilder(FlashAttentionMetadataBuilder):
     """Builds the stock metadata, causal throughout, and beside it what the second launch needs."""
 
-    # A full graph of more than one query a request could be replayed for a short prompt with an
-    # image, and the second launch would not be in it. With one query a request there is nothing to
-    # add: the last token that is computed of an image sees the same keys either way.
-    _cudagraph_support = AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
     # Another cache group's block table would have to reach the second launch as well.
     supports_update_block_table = False
 
@@ -76,8 +58,15 @@ class SpanFlashAttentionMetadataBuilder(FlashAttentionMetadataBuilder):
     def get_cudagraph_support(
         cls, vllm_config: VllmConfig, kv_cache_spec: KVCacheSpec
     ) -> AttentionCGSupport:
-        """Full graphs for decoding; what holds images runs between piecewise graphs."""
-        return cls._cudagraph_support
+        """Full graphs for decoding; steps that hold images run between piecewise graphs.
+
+        A full graph has no second launch in it. With one query a request none is needed. A graph of
+        several queries a request, for speculative decoding, would be wrong for a short prompt with
+        an image: Model Runner V2 keeps prompts out of it, V1 does not.
+        """
+        if vllm_config.use_v2_model_runner:
+            return AttentionCGSupport.UNIFORM_BATCH
+        return AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
 
     def __init__(
         self,
@@ -88,6 +77,7 @@ class SpanFlashAttentionMetadataBuilder(FlashAttentionMetadataBuilder):
     ) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         self.takes_images = takes_images(vllm_config.model_config)
+        self.skips_image_rows = os.environ.get(SKIP_IMAGE_ROWS) == "1"
         self.capturing = False
 
     def build_for_cudagraph_capture(
@@ -112,90 +102,23 @@ class SpanFlashAttentionMetadataBuilder(FlashAttentionMetadataBuilder):
             SplitSpanError: an image is scheduled in part, or the runner does not say where images
                 are.
         """
-        stock: FlashAttentionMetadata = super().build(
-            common_prefix_len, replace(common_attn_metadata, mm_req_doc_ranges=None), fast_build
-        )
-        if not self.takes_images or self.capturing:
-            return stock
-        images = self._images(common_attn_metadata)
-        return SpanFlashAttentionMetadata(**vars(stock), images=images)
+        images = None
+        # Most steps only decode; no query of theirs has keys that causality hides.
+        if common_attn_metadata.max_query_len > 1 and self.takes_images and not self.capturing:
+            images = self._images(common_attn_metadata)
+        # vLLM's own handling of image ranges is not needed: it masks inside FlashAttention 4.
+        causal = copy(common_attn_metadata)
+        causal.mm_req_doc_ranges = None
+        if images is not None and self.skips_image_rows:
+            causal = without_images(causal, common_attn_metadata.mm_req_doc_ranges or {})
+            # vLLM's buffer for a schedule made ahead has room for requests, not for segments.
+            fast_build = True
+        stock: FlashAttentionMetadata = super().build(common_prefix_len, causal, fast_build)
+        return stock if images is None else SpanFlashAttentionMetadata(**vars(stock), images=images)
 
     def _images(self, batch: CommonAttentionMetadata) -> ImageRows | None:
-        spans = require_ranges(batch)
-        lengths = batch.seq_lens_cpu_upper_bound
-        if lengths is None:
-            raise SplitSpanError("The model runner does not report the lengths of sequences.")
-        requests = batch.num_reqs
-        # The bound is exact wherever a prompt is computed; decoding lies behind every image.
-        segments = segment_batch(
-            batch.query_start_loc_cpu[: requests + 1].numpy(), lengths[:requests].numpy(), spans
-        )
-        packed = segments.images() if segments is not None else None
+        packed = image_batch(*on_host(batch), require_ranges(batch))
         return None if packed is None else to_device(packed, batch.block_table_tensor)
-
-
-def to_device(images: ImageBatch, block_table: torch.Tensor) -> ImageRows:
-    """The second launch's tensors where the block table lies, in one copy.
-
-    Args:
-        images: the packed image queries of a step.
-        block_table: int32 (requests, blocks per sequence), of the whole batch.
-    """
-    together = images.contiguous
-    parts = [images.query_start_loc, images.seq_lens, images.request]
-    if together is None:
-        parts.append(images.rows)
-    host = torch.from_numpy(np.concatenate(parts))
-    if PIN_MEMORY and block_table.is_cuda:
-        host = host.pin_memory()
-    device = host.to(block_table.device, non_blocking=True).split([len(part) for part in parts])
-    return ImageRows(
-        rows=slice(*together) if together else device[3].long(),
-        query_start_loc=device[0],
-        seq_lens=device[1],
-        block_table=block_table.index_select(0, device[2]),
-        max_query_len=images.max_query_len,
-        max_seq_len=images.max_seq_len,
-    )
-
-
-def attend_images(
-    kernel: VarlenAttention,
-    images: ImageRows,
-    query: torch.Tensor,
-    key_cache: torch.Tensor,
-    value_cache: torch.Tensor,
-    output: torch.Tensor,
-    **options: Any,
-) -> None:
-    """The second launch: rows of ``output`` that belong to images are computed anew.
-
-    Args:
-        kernel: what computes attention.
-        images: where the images are.
-        query: (tokens, heads, D), of the whole step.
-        key_cache, value_cache: (blocks, block size, kv heads, D).
-        output: (tokens, heads, D).
-        **options: further arguments of the kernel.
-    """
-    rows = images.rows
-    packed = query[rows]
-    out = output[rows] if isinstance(rows, slice) else torch.empty_like(output[: len(packed)])
-    kernel(
-        q=packed,
-        k=key_cache,
-        v=value_cache,
-        out=out,
-        cu_seqlens_q=images.query_start_loc,
-        max_seqlen_q=images.max_query_len,
-        seqused_k=images.seq_lens,
-        max_seqlen_k=images.max_seq_len,
-        causal=False,
-        block_table=images.block_table,
-        **options,
-    )
-    if isinstance(rows, torch.Tensor):
-        output.index_copy_(0, rows, out)
 
 
 class SpanFlashAttentionImpl(FlashAttentionImpl):
@@ -252,10 +175,15 @@ class SpanFlashAttentionImpl(FlashAttentionImpl):
             canonicalize_singleton_dim_strides(cache)
             for cache in kv_cache.transpose(1, 2).split(self.head_size, dim=-1)
         )
+        scales: dict[str, torch.Tensor] = {}
         if is_quantized_kv_cache(self.kv_cache_dtype):
             dtype = current_platform.fp8_dtype()
             key_cache, value_cache = key_cache.view(dtype), value_cache.view(dtype)
-        scales = (images.seq_lens.shape[0], self.num_kv_heads)
+            shape = (images.seq_lens.shape[0], self.num_kv_heads)
+            scales = {"k_descale": layer._k_scale.expand(shape)}
+            scales["v_descale"] = layer._v_scale.expand(shape)
+            if self.supports_quant_query_input:
+                scales["q_descale"] = layer._q_scale.expand(shape)
         attend_images(
             flash_attention(),
             images,
@@ -267,10 +195,8 @@ class SpanFlashAttentionImpl(FlashAttentionImpl):
             alibi_slopes=self.alibi_slopes,
             softcap=self.logits_soft_cap,
             fa_version=self.vllm_flash_attn_version,
-            q_descale=layer._q_scale.expand(scales) if self.supports_quant_query_input else None,
-            k_descale=layer._k_scale.expand(scales),
-            v_descale=layer._v_scale.expand(scales),
             num_splits=1 if self.batch_invariant_enabled else 0,
+            **scales,
         )
 
 

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.nn import functional
+from vllm.v1.attention.backend import CommonAttentionMetadata
 
 from model_plugin.engine.segments import Int32Array
 from model_plugin.spans import Span, block_ids, dense_mask
+
+#: Tokens of text on either side of a timed prompt's image.
+TEXT = 32
 
 
 @dataclass
@@ -39,10 +43,22 @@ class Batch:
         """Factor on the scores."""
         return 1 / math.sqrt(self.query.shape[-1])
 
-    @property
-    def block_size(self) -> int:
-        """Tokens of a cache block."""
-        return self.cache.shape[2]
+    def step(self) -> CommonAttentionMetadata:
+        """The step as vLLM's model runner describes it; image spans are passed beside it."""
+        device = self.query.device
+        starts, lengths = torch.from_numpy(self.query_start_loc), torch.from_numpy(self.seq_lens)
+        return CommonAttentionMetadata(
+            query_start_loc=starts.to(device),
+            query_start_loc_cpu=starts,
+            seq_lens=lengths.to(device),
+            seq_lens_cpu_upper_bound=lengths,
+            num_reqs=len(self.seq_lens),
+            num_actual_tokens=len(self.query),
+            max_query_len=int(np.diff(self.query_start_loc).max()),
+            max_seq_len=int(self.seq_lens.max()),
+            block_table_tensor=self.block_table,
+            slot_mapping=torch.zeros(len(self.query), dtype=torch.int64, device=device),
+        )
 
 
 def make_batch(
@@ -122,9 +138,8 @@ def draw_batch(
 
 def prefill(
     generator: torch.Generator,
+    prompts: int,
     image: int,
-    before: int,
-    after: int,
     heads: int,
     kv_heads: int,
     head_size: int,
@@ -133,11 +148,17 @@ def prefill(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Batch:
-    """One fresh prompt: text, an image, text."""
-    spans = [(before, before + image - 1)]
-    request = (0, before + image + after, spans)
+    """Fresh prompts, each an image of ``image`` tokens between ``TEXT`` and ``TEXT`` of text."""
+    request = (0, TEXT + image + TEXT, [(TEXT, TEXT + image - 1)])
     return make_batch(
-        generator, [request], heads, kv_heads, head_size, block_size, dtype=dtype, device=device
+        generator,
+        [request] * prompts,
+        heads,
+        kv_heads,
+        head_size,
+        block_size,
+        dtype=dtype,
+        device=device,
     )
 
 

@@ -4,15 +4,21 @@ A kernel is prepared once for a batch, with or without its images, and then run:
 the launches, not the arithmetic of segments on the host (tens of microseconds).
 """
 
-from collections.abc import Callable
-from typing import Protocol
+import math
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 
-from model_plugin.engine.check_batches import Batch
-from model_plugin.engine.kernels import flash_attention
-from model_plugin.engine.segments import SegmentBatch, segment_batch
+from model_plugin.engine.check_batches import Batch, dense_attention
+from model_plugin.engine.kernels import flash_attention, flash_attention_versions
+from model_plugin.engine.segments import image_batch, segment_batch
 
+#: Launches in one CUDA graph that is timed.
+LAUNCHES = 10
+
+Key = TypeVar("Key", bound=Hashable)
 Run = Callable[[], torch.Tensor]
 
 
@@ -27,13 +33,10 @@ def kernels_here(device: torch.device) -> dict[str, Kernel]:
     """Kernels that run on a device, by name: this plugin's, then vLLM's own for such masks."""
     if device.type == "cpu":
         return {"CPU, one launch": _cpu}
-    from vllm.v1.attention.backends.fa_utils import is_fa_version_supported
-
-    kernels: dict[str, Kernel] = {
-        f"FlashAttention {version}, two launches": _flash(version)
-        for version in (2, 3, 4)
-        if is_fa_version_supported(version)
-    }
+    kernels: dict[str, Kernel] = {}
+    for version in flash_attention_versions():
+        kernels[f"FlashAttention {version}, two launches"] = _flash(version)
+        kernels[f"FlashAttention {version}, image rows skipped"] = _flash(version, skip=True)
     return kernels | {"Triton (vLLM's fallback)": _triton}
 
 
@@ -57,7 +60,7 @@ def _cpu(batch: Batch, *, spans: bool) -> Run:
         torch.arange(blocks * block_size),
         isa,
     )
-    segments = _segments(batch, spans)
+    segments = segment_batch(batch.query_start_loc, batch.seq_lens, batch.spans) if spans else None
     if segments is None:
         starts, lengths = torch.from_numpy(batch.query_start_loc), torch.from_numpy(batch.seq_lens)
         table, causal = batch.block_table, None
@@ -105,19 +108,18 @@ def _cpu(batch: Batch, *, spans: bool) -> Run:
     return run
 
 
-def _flash(version: int) -> Kernel:
+def _flash(version: int, *, skip: bool = False) -> Kernel:
     def kernel(batch: Batch, *, spans: bool) -> Run:
-        """A causal launch over everything, and one more over image rows."""
-        from model_plugin.engine.attention_cuda import attend_images, to_device
+        """A causal launch, over everything or past image rows, and one more over image rows."""
+        from model_plugin.engine.image_rows import attend_images, to_device, without_images
 
-        device, head_size = batch.query.device, batch.query.shape[-1]
+        head_size = batch.query.shape[-1]
         k, v = batch.cache.transpose(1, 2).split(head_size, dim=-1)
-        starts = torch.from_numpy(batch.query_start_loc).to(device)
-        lengths = torch.from_numpy(batch.seq_lens).to(device)
-        longest = int((batch.query_start_loc[1:] - batch.query_start_loc[:-1]).max())
-        segments = _segments(batch, spans)
-        packed = segments.images() if segments is not None else None
+        step = batch.step()
+        packed = image_batch(batch.query_start_loc, batch.seq_lens, batch.spans) if spans else None
         images = to_device(packed, batch.block_table) if packed is not None else None
+        if images is not None and skip:
+            step = without_images(step, batch.spans)
         output, attend = torch.empty_like(batch.query), flash_attention()
 
         def run() -> torch.Tensor:
@@ -126,13 +128,13 @@ def _flash(version: int) -> Kernel:
                 k=k,
                 v=v,
                 out=output,
-                cu_seqlens_q=starts,
-                max_seqlen_q=longest,
-                seqused_k=lengths,
-                max_seqlen_k=int(batch.seq_lens.max()),
+                cu_seqlens_q=step.query_start_loc,
+                max_seqlen_q=step.max_query_len,
+                seqused_k=step.seq_lens,
+                max_seqlen_k=step.max_seq_len,
                 softmax_scale=batch.scale,
                 causal=True,
-                block_table=batch.block_table,
+                block_table=step.block_table_tensor,
                 fa_version=version,
             )
             if images is not None:
@@ -163,10 +165,7 @@ def _triton(batch: Batch, *, spans: bool) -> Run:
     ranges = (
         compute_mm_prefix_range_tensor(batch.spans, len(batch.seq_lens), device) if spans else None
     )
-    starts = torch.from_numpy(batch.query_start_loc).to(device)
-    lengths = torch.from_numpy(batch.seq_lens).to(device)
-    longest = int((batch.query_start_loc[1:] - batch.query_start_loc[:-1]).max())
-    output = torch.empty_like(batch.query)
+    step, output = batch.step(), torch.empty_like(batch.query)
 
     def run() -> torch.Tensor:
         unified_attention(
@@ -174,10 +173,10 @@ def _triton(batch: Batch, *, spans: bool) -> Run:
             k=k,
             v=v,
             out=output,
-            cu_seqlens_q=starts,
-            max_seqlen_q=longest,
-            seqused_k=lengths,
-            max_seqlen_k=int(batch.seq_lens.max()),
+            cu_seqlens_q=step.query_start_loc,
+            max_seqlen_q=step.max_query_len,
+            seqused_k=step.seq_lens,
+            max_seqlen_k=step.max_seq_len,
             softmax_scale=batch.scale,
             causal=True,
             window_size=(-1, -1),
@@ -193,5 +192,63 @@ def _triton(batch: Batch, *, spans: bool) -> Run:
     return run
 
 
-def _segments(batch: Batch, spans: bool) -> SegmentBatch | None:
-    return segment_batch(batch.query_start_loc, batch.seq_lens, batch.spans) if spans else None
+def compare_kernel(kernel: Kernel, batches: Sequence[Batch], tolerance: float) -> tuple[bool, str]:
+    """Whether a kernel gives dense attention on every batch, and a sentence with the numbers."""
+    worst = max(_difference(batch, kernel(batch, spans=True)()) for batch in batches)
+    # A kernel that ignores images would pass if the batches had none worth speaking of.
+    control = _difference(batches[-1], kernel(batches[-1], spans=False)())
+    return worst <= tolerance < control, (
+        f"off by {worst:.1e} from dense attention (causal attention: {control:.1e}; allowed: "
+        f"{tolerance:.0e})"
+    )
+
+
+def _difference(batch: Batch, output: torch.Tensor) -> float:
+    difference = float((output.float() - dense_attention(batch)).abs().max())
+    return math.inf if math.isnan(difference) else difference
+
+
+def time_runs(
+    runs: Mapping[Key, Run], device: torch.device, repeats: int
+) -> dict[Key, list[float]]:
+    """Seconds of each run, ``repeats`` times, after two that are not counted.
+
+    The runs take turns, so that whatever else the machine does affects all of them. On CUDA a CUDA
+    graph of several launches is replayed: timing a single launch would time the launching.
+    """
+    timers = {key: _timer(run, device) for key, run in runs.items()}
+    times: dict[Key, list[float]] = {key: [] for key in runs}
+    for turn in range(repeats + 2):
+        for key, timer in timers.items():
+            taken = timer()
+            if turn >= 2:
+                times[key].append(taken)
+    return times
+
+
+def _timer(run: Run, device: torch.device) -> Callable[[], float]:
+    if device.type != "cuda":
+        return lambda: _wall_seconds(run)
+    for _ in range(2):
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(LAUNCHES):
+            run()
+
+    def replay() -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        return float(start.elapsed_time(end)) / 1e3 / LAUNCHES
+
+    return replay
+
+
+def _wall_seconds(run: Run) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from vllm.logger import init_logger
 
+from model_plugin.engine.kernels import why_unusable
 from model_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def why_not_flash_attention(dtype: torch.dtype) -> str | None:
 
     if dtype not in (torch.float16, torch.bfloat16):
         return f"it does not compute in {str(dtype).removeprefix('torch.')}"
-    if get_flash_attn_version() is None:
+    version = get_flash_attn_version()
+    if version is None:
         return "this device or this build of vLLM has none"
-    return None
+    return why_unusable(version)

@@ -5,6 +5,7 @@ needs are named here. Everything above this seam runs, and is tested, without a 
 reference.
 """
 
+from importlib import import_module
 from typing import Any, Protocol
 
 import torch
@@ -61,6 +62,27 @@ def flash_attention() -> VarlenAttention:
     if kernel is None:
         raise ConfigError("This vLLM comes without FlashAttention.")
     return kernel
+
+
+def flash_attention_versions() -> tuple[int, ...]:
+    """Versions of FlashAttention that run on this device.
+
+    For version 4, vLLM only looks for a file; the packages that it is written in may be absent.
+    """
+    from vllm.v1.attention.backends.fa_utils import is_fa_version_supported
+
+    return tuple(v for v in (2, 3, 4) if is_fa_version_supported(v) and why_unusable(v) is None)
+
+
+def why_unusable(version: int) -> str | None:
+    """Why a version of FlashAttention that vLLM would use cannot be imported; None if it can."""
+    if version != 4:
+        return None
+    try:
+        import_module("vllm.vllm_flash_attn.cute.interface")
+    except ImportError as error:
+        return f"FlashAttention 4 cannot be imported ({error})"
+    return None
 
 
 def reference_attention(

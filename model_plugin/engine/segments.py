@@ -27,7 +27,7 @@ class SegmentBatch:
         query_start_loc: int32 (N + 1,), row of each segment's first query; the last is their total.
         seq_lens: int32 (N,), keys that a segment's last query sees.
         request: int32 (N,), index of the request that each segment belongs to.
-        causal: int32 (N,), 1 for causal segments, 0 for images.
+        causal: int32 (N,), 0 for image segments of several queries, 1 for the rest.
     """
 
     query_start_loc: Int32Array
@@ -44,26 +44,6 @@ class SegmentBatch:
     def max_seq_len(self) -> int:
         """Longest sequence of keys."""
         return int(self.seq_lens.max())
-
-    def images(self) -> ImageBatch | None:
-        """The image segments as a batch of their own; None if causal attention does for all.
-
-        A single query that sees a sequence up to itself is the same causally or not: what is left
-        of an image after a prefix-cache hit may be that.
-        """
-        lengths = np.diff(self.query_start_loc)
-        chosen = np.flatnonzero((self.causal == 0) & (lengths > 1))
-        if not len(chosen):
-            return None
-        starts, counts = self.query_start_loc[chosen], lengths[chosen]
-        first = np.cumsum(counts) - counts
-        return ImageBatch(
-            rows=np.repeat(starts - first, counts).astype(np.int32)
-            + np.arange(counts.sum(), dtype=np.int32),
-            query_start_loc=np.append(first, counts.sum()).astype(np.int32),
-            seq_lens=self.seq_lens[chosen],
-            request=self.request[chosen],
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +84,7 @@ def segment_batch(
     seq_lens: npt.NDArray[np.integer],
     spans: Mapping[int, Sequence[Span]],
 ) -> SegmentBatch | None:
-    """Cut a batch at its image spans.
+    """Cut a whole batch at its image spans, for kernels that take a causality per sequence.
 
     Args:
         query_start_loc: int (R + 1,), row of each request's first query of this step.
@@ -113,31 +93,89 @@ def segment_batch(
             counted from the request's first token. Requests without images may be left out.
 
     Returns:
-        The segments, or None when no query of this step lies in an image: then the batch is plain
-        causal attention, as it stands.
+        The segments, or None where causal attention is exact for every query of this step.
 
     Raises:
         SplitSpanError: an image is scheduled in part.
     """
-    ends = seq_lens.tolist()
-    offsets = query_start_loc.tolist()
-    starts = [end - (b - a) for end, a, b in zip(ends, offsets, offsets[1:], strict=False)]
-    pieces: list[tuple[int, Segment]] = []
-    images = False
-    for request, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        if start == end:
-            # A padding row; kernels take it as an empty sequence.
-            pieces.append((request, Segment(start, end, causal=True)))
-            continue
-        for segment in split_segments(start, end, spans.get(request, ())):
-            pieces.append((request, segment))
-            images |= not segment.causal
+    cut = _cut_requests(query_start_loc, seq_lens, spans)
+    if not cut:
+        return None
+    pieces = np.ones(len(seq_lens), dtype=np.int64)
+    for index, segments in cut.items():
+        pieces[index] = len(segments)
+    request = np.repeat(np.arange(len(seq_lens), dtype=np.int32), pieces)
+    counts = np.diff(query_start_loc).astype(np.int32)[request]
+    lengths = np.asarray(seq_lens, dtype=np.int32)[request]
+    causal = np.ones(len(request), dtype=np.int32)
+    first = np.cumsum(pieces) - pieces
+    for index, segments in cut.items():
+        here = slice(first[index], first[index] + len(segments))
+        counts[here] = [len(segment) for segment in segments]
+        lengths[here] = [segment.kv_len for segment in segments]
+        causal[here] = [not _needs_its_image(segment) for segment in segments]
+    return SegmentBatch(
+        query_start_loc=_offsets(counts), seq_lens=lengths, request=request, causal=causal
+    )
+
+
+def image_batch(
+    query_start_loc: npt.NDArray[np.integer],
+    seq_lens: npt.NDArray[np.integer],
+    spans: Mapping[int, Sequence[Span]],
+) -> ImageBatch | None:
+    """The image queries of a batch that causal attention gets wrong, packed.
+
+    The arguments and errors are those of ``segment_batch``.
+
+    Returns:
+        The packed queries, or None where causal attention is exact for every query of this step.
+    """
+    cut = _cut_requests(query_start_loc, seq_lens, spans)
+    images = [
+        (index, int(query_start_loc[index]) + segment.start - segments[0].start, segment)
+        for index, segments in cut.items()
+        for segment in segments
+        if _needs_its_image(segment)
+    ]
     if not images:
         return None
-    lengths = [0, *(len(segment) for _, segment in pieces)]
-    return SegmentBatch(
-        query_start_loc=np.cumsum(lengths, dtype=np.int32),
-        seq_lens=np.array([segment.kv_len for _, segment in pieces], dtype=np.int32),
-        request=np.array([request for request, _ in pieces], dtype=np.int32),
-        causal=np.array([segment.causal for _, segment in pieces], dtype=np.int32),
+    return ImageBatch(
+        rows=np.concatenate(
+            [np.arange(row, row + len(image), dtype=np.int32) for _, row, image in images]
+        ),
+        query_start_loc=_offsets([len(image) for _, _, image in images]),
+        seq_lens=np.array([image.kv_len for _, _, image in images], dtype=np.int32),
+        request=np.array([index for index, _, _ in images], dtype=np.int32),
     )
+
+
+def _cut_requests(
+    query_start_loc: npt.NDArray[np.integer],
+    seq_lens: npt.NDArray[np.integer],
+    spans: Mapping[int, Sequence[Span]],
+) -> dict[int, list[Segment]]:
+    """Segments of the requests that hold an image which causal attention gets wrong.
+
+    Only rows with several queries are visited. Decoding and padding rows have one or none, and one
+    query that sees the sequence up to itself is the same causally or not: the scheduler never
+    starts an image that it does not finish.
+    """
+    cut = {}
+    counts = np.diff(query_start_loc)
+    for index in np.flatnonzero(counts > 1).tolist():
+        if row := spans.get(index):
+            end = int(seq_lens[index])
+            segments = split_segments(end - int(counts[index]), end, row)
+            if any(map(_needs_its_image, segments)):
+                cut[index] = segments
+    return cut
+
+
+def _needs_its_image(segment: Segment) -> bool:
+    """Whether causal attention would hide keys: an image of which several queries are left."""
+    return not segment.causal and len(segment) > 1
+
+
+def _offsets(counts: Sequence[int] | Int32Array) -> Int32Array:
+    return np.concatenate(([0], np.cumsum(counts))).astype(np.int32)

@@ -64,7 +64,7 @@ import contextlib, io, json, sys
 from model_plugin.engine.compat import mark_cpu_build
 mark_cpu_build()
 from vllm import envs
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.cli.serve import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 parser = make_arg_parser(FlexibleArgumentParser(prog="vllm"))
 parser.exit_on_error = False

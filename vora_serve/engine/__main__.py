@@ -7,6 +7,7 @@ called from Python. What holds for the further processes that vLLM starts is don
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ from vora_serve.engine.stopping import finishing
 
 mark_cpu_build()
 
+#: vLLM's name for the processes of ``--api-server-count``.
+_API_SERVER = "ApiServer_"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -27,27 +30,32 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def prepare_server() -> None:
+    """Change what vLLM's HTTP server does in this process: how it stops, and its grammars."""
+    from vllm.entrypoints.launchers import launcher
+
+    launcher.NoSignalServer = finishing(launcher.NoSignalServer)
+    bound_in_calls()
+
+
 def run(arguments: list[str]) -> None:
     """Serve until told to stop.
 
     Raises:
         SystemExit: wrong flags.
     """
-    import uvloop
-    from vllm.entrypoints.launchers import launcher
-    from vllm.entrypoints.launchers.api_server.entry import run_server
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    # vLLM's own module for ``vllm serve``: its parser and environment move between releases.
+    from vllm.entrypoints.cli.serve import ServeSubcommand, make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    launcher.NoSignalServer = finishing(launcher.NoSignalServer)
-    bound_in_calls()
-    cli_env_setup()
+    prepare_server()
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     parser = make_arg_parser(FlexibleArgumentParser(prog="vora-serve engine"))
     args = parser.parse_args(arguments)
-    validate_parsed_serve_args(args)
+    command = ServeSubcommand()
+    command.validate(args)
     try:
-        uvloop.run(run_server(args))
+        command.cmd(args)
     finally:
         if args.uds:
             Path(args.uds).unlink(missing_ok=True)
@@ -71,3 +79,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+# vLLM spawns further processes, which import this module again.
+if __name__ == "__mp_main__" and multiprocessing.current_process().name.startswith(_API_SERVER):
+    die_with_parent()
+    prepare_server()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_plugin.engine.kernels import reference_attention
-from model_plugin.engine.segments import segment_batch
+from model_plugin.engine.segments import image_batch
 from model_plugin.errors import SplitSpanError
 from model_plugin.spans import Span, block_ids, dense_mask
 from tests.model_plugin.conftest import Make, noise_image
@@ -80,7 +82,7 @@ def test_two_launches_are_the_rule(
     batch: list[tuple[int, int, list[Span]]], block_size: int, seed: int
 ) -> None:
     """Causal over everything, then non-causal over packed image rows: the dense mask's result."""
-    from model_plugin.engine.attention_cuda import attend_images, to_device
+    from model_plugin.engine.image_rows import attend_images, to_device
 
     generator = torch.Generator().manual_seed(seed)
     offsets = np.cumsum([0, *(end - start for start, end, _ in batch)]).astype(np.int32)
@@ -100,8 +102,7 @@ def test_two_launches_are_the_rule(
         block_table=table,
         **launch,
     )
-    segments = segment_batch(offsets, lengths, {i: row for i, (_, _, row) in enumerate(batch)})
-    images = segments.images() if segments is not None else None
+    images = image_batch(offsets, lengths, {i: row for i, (_, _, row) in enumerate(batch)})
     if images is not None:
         second = to_device(images, table)
         assert isinstance(second.rows, slice) == (images.contiguous is not None)
@@ -115,9 +116,8 @@ def test_two_launches_are_the_rule(
 
 def test_lone_image_queries_need_no_second_launch() -> None:
     """The last token of an image alone: causal attention shows it the whole image already."""
-    segments = segment_batch(np.array([0, 1, 3]), np.array([9, 4]), {0: [(2, 8)], 1: []})
-    assert segments is not None
-    assert segments.images() is None
+    assert image_batch(np.array([0, 1, 3]), np.array([9, 4]), {0: [(2, 8)], 1: []}) is None
+    assert image_batch(np.array([0, 3]), np.array([9]), {0: [(2, 6)]}) is None
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_one_launch_is_noticed(
 
 
 def test_unreported_images_raise(checkpoint: Any) -> None:
-    from vllm.v1.attention.backend import AttentionCGSupport, CommonAttentionMetadata
+    from vllm.v1.attention.backend import CommonAttentionMetadata
 
     from model_plugin.engine.attention_cuda import SpanFlashAttentionMetadataBuilder
 
@@ -219,6 +219,134 @@ def test_unreported_images_raise(checkpoint: Any) -> None:
     images = builder._images(batch)
     assert images.rows == slice(1, 3)
     assert (images.max_query_len, images.max_seq_len) == (2, 3)
-    # A graph of several queries a request must never stand in for a step with an image.
-    support = builder.get_cudagraph_support(None, None)
-    assert support == AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
+
+
+@pytest.mark.parametrize(
+    ("v2", "support"), [(True, "UNIFORM_BATCH"), (False, "UNIFORM_SINGLE_TOKEN_DECODE")]
+)
+def test_graphs_of_several_queries_a_request_need_the_second_runner(v2: bool, support: str) -> None:
+    """V1 would replay such a graph for a short prompt with an image; V2 keeps prompts out of it."""
+    from vllm.v1.attention.backend import AttentionCGSupport
+
+    from model_plugin.engine.attention_cuda import SpanFlashAttentionMetadataBuilder
+
+    settings = SimpleNamespace(use_v2_model_runner=v2)
+    given = SpanFlashAttentionMetadataBuilder.get_cudagraph_support(settings, None)
+    assert given == AttentionCGSupport[support]
+
+
+def test_descale_factors_only_with_a_quantized_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    from model_plugin.engine import attention_cuda
+    from model_plugin.engine.image_rows import ImageRows
+
+    launches: list[dict[str, Any]] = []
+    monkeypatch.setattr(attention_cuda, "flash_attention", lambda: lambda **k: launches.append(k))
+    monkeypatch.setattr(
+        attention_cuda, "current_platform", SimpleNamespace(fp8_dtype=lambda: torch.float8_e4m3fn)
+    )
+    layer = SimpleNamespace(_q_scale=torch.ones(1), _k_scale=torch.ones(1), _v_scale=torch.ones(1))
+    images = ImageRows(
+        slice(0, 2), torch.tensor([0, 2]), torch.tensor([2]), torch.tensor([[0]]), 2, 2
+    )
+    for dtype in ("auto", "fp8"):
+        impl = object.__new__(attention_cuda.SpanFlashAttentionImpl)
+        vars(impl).update(
+            head_size=SIZE, kv_cache_dtype=dtype, num_kv_heads=KV_HEADS, scale=1.0,
+            alibi_slopes=None, logits_soft_cap=0, vllm_flash_attn_version=3,
+            batch_invariant_enabled=False, supports_quant_query_input=True,
+        )  # fmt: skip
+        kind = torch.uint8 if dtype == "fp8" else torch.float32
+        cache = torch.zeros(1, KV_HEADS, 16, 2 * SIZE, dtype=kind)
+        query = torch.zeros(2, HEADS, SIZE)
+        impl._attend_images(layer, query, cache, images, torch.zeros_like(query))
+    scales = [{name for name in launch if name.endswith("descale")} for launch in launches]
+    assert scales == [set(), {"q_descale", "k_descale", "v_descale"}]
+
+
+@settings(max_examples=60)
+@given(st.lists(requests(), min_size=1, max_size=4), st.integers(0, 2**16))
+def test_skipping_image_rows_gives_the_same(
+    batch: list[tuple[int, int, list[Span]]], seed: int
+) -> None:
+    """The first launch leaves image rows out and touches nothing else."""
+    from vllm.v1.attention.backend import CommonAttentionMetadata
+
+    from model_plugin.engine.image_rows import attend_images, to_device, without_images
+
+    generator = torch.Generator().manual_seed(seed)
+    offsets = np.cumsum([0, *(end - start for start, end, _ in batch)]).astype(np.int32)
+    lengths = np.array([end for _, end, _ in batch], dtype=np.int32)
+    spans = {i: row for i, (_, _, row) in enumerate(batch)}
+    k, v, table, rows = paged(lengths.tolist(), 16, generator)
+    q = torch.randn(int(offsets[-1]), HEADS, SIZE, generator=generator)
+    out = torch.full_like(q, float("nan"))
+    step = CommonAttentionMetadata(
+        query_start_loc=torch.from_numpy(offsets),
+        query_start_loc_cpu=torch.from_numpy(offsets),
+        seq_lens=torch.from_numpy(lengths),
+        seq_lens_cpu_upper_bound=torch.from_numpy(lengths),
+        num_reqs=len(lengths),
+        num_actual_tokens=int(offsets[-1]),
+        max_query_len=int(np.diff(offsets).max()),
+        max_seq_len=int(lengths.max()),
+        block_table_tensor=table,
+        slot_mapping=torch.arange(int(offsets[-1])),
+    )
+    first = without_images(step, spans)
+    launch: dict[str, Any] = {"k": k, "v": v, "softmax_scale": SIZE**-0.5}
+    reference_attention(
+        q=q,
+        out=out,
+        cu_seqlens_q=first.query_start_loc,
+        max_seqlen_q=first.max_query_len,
+        seqused_k=first.seq_lens,
+        max_seqlen_k=first.max_seq_len,
+        causal=True,
+        block_table=first.block_table_tensor,
+        **launch,
+    )
+    images = image_batch(offsets, lengths, spans)
+    if images is not None:
+        second = to_device(images, table)
+        # Control: what the second launch overwrites is what the first has not computed.
+        assert not out[second.rows].any()
+        attend_images(reference_attention, second, q, k, v, out, softmax_scale=SIZE**-0.5)
+    for index, (start, end, row) in enumerate(batch):
+        ids = block_ids(end, [span for span in row if span[0] < end])
+        mask = dense_mask(ids[start:], ids, offset=start)
+        expected = dense_attention(q[offsets[index] : offsets[index + 1]], *rows[index], mask)
+        assert torch.allclose(out[offsets[index] : offsets[index + 1]], expected, atol=1e-5)
+
+
+@pytest.mark.engine
+def test_engine_that_skips_image_rows(checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VORA_SKIP_IMAGE_ROWS", "1")
+    with (
+        flash_attention_on_cpu() as launches,
+        running_engine(
+            checkpoint, max_num_batched_tokens=128, gpu_memory_utilization=0.1
+        ) as engine,
+    ):
+        assert_exact(Oracle(checkpoint), CASES, generate(engine, CASES))
+        assert any(0 in launch["seqused_k"].tolist() for launch in launches)
+
+
+def test_flash_attention_4_must_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM looks for its file only; the packages that it is written in may be absent."""
+    from vllm.v1.attention.backends import fa_utils
+
+    from model_plugin.engine import choose_attention
+    from model_plugin.engine.kernels import flash_attention_versions, why_unusable
+
+    monkeypatch.setattr(fa_utils, "is_fa_version_supported", lambda _: True, raising=False)
+    monkeypatch.setitem(sys.modules, "vllm.vllm_flash_attn.cute.interface", None)
+    assert flash_attention_versions() == (2, 3)
+    assert "cannot be imported" in str(why_unusable(4))
+    monkeypatch.setattr(fa_utils, "get_flash_attn_version", lambda: 4)
+    reason = choose_attention.why_not_flash_attention(torch.bfloat16)
+    assert reason is not None
+    assert "FlashAttention 4" in reason
+    monkeypatch.setitem(sys.modules, "vllm.vllm_flash_attn.cute", ModuleType("cute"))
+    monkeypatch.setitem(sys.modules, "vllm.vllm_flash_attn.cute.interface", ModuleType("there"))
+    assert flash_attention_versions() == (2, 3, 4)
+    assert choose_attention.why_not_flash_attention(torch.bfloat16) is None

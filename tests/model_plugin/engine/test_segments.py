@@ -56,7 +56,8 @@ def test_segments_give_the_dense_mask(batch: list[tuple[int, int, list[Span]]]) 
     lengths = np.array([end for _, end, _ in batch])
     spans = {i: row for i, (_, _, row) in enumerate(batch)}
     segments = segment_batch(offsets, lengths, spans)
-    touched = any(a < end and b >= start for start, end, row in batch for a, b in row)
+    # One query that is left of an image sees all of it causally.
+    touched = any(b > max(a, start) and a < end for start, end, row in batch for a, b in row)
     assert (segments is not None) == touched
     if segments is None:
         return
@@ -71,7 +72,8 @@ def test_segments_give_the_dense_mask(batch: list[tuple[int, int, list[Span]]]) 
 @given(requests(), st.data())
 def test_cut_images_raise(request: tuple[int, int, list[Span]], data: st.DataObject) -> None:
     _, end, spans = request
-    inside = [e for a, b in spans for e in range(a + 1, b + 1) if e <= end]
+    # The first token alone is a row of one query, which the scheduler keeps from being cut.
+    inside = [e for a, b in spans for e in range(a + 1, b + 1) if 1 < e <= end]
     if not inside:
         return
     cut = data.draw(st.sampled_from(inside))
