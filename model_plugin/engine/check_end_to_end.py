@@ -40,7 +40,7 @@ def compare(
 
     Returns:
         Whether they agree, and a sentence with the numbers. In float32 the largest difference must
-        be under 1e-4; in half precision, whose rounding any model shows, the mean difference must
+        be under 1e-3; in half precision, whose rounding any model shows, the mean difference must
         be a fifth of what causal attention would make of it, or less.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +56,7 @@ def compare(
     control = float(
         np.mean([np.abs(a - b).mean() for a, b in zip(got[:2], causal[:2], strict=True)])
     )
-    good = worst < 1e-4 if dtype == torch.float32 else max(mean, decoding) * 5 < control
+    good = worst < 1e-3 if dtype == torch.float32 else max(mean, decoding) * 5 < control
     return good, (
         f"log-probabilities off by {mean:.1e} on average ({decoding:.1e} over {TOKENS} generated "
         f"tokens) and {worst:.1e} at most; causal attention would be off by {control:.1e} on "
