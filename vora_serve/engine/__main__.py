@@ -6,36 +6,12 @@ called from Python. What holds for the further processes that vLLM starts is don
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
 import os
-import signal
 import sys
 from pathlib import Path
 
-from model_plugin.engine import explain, mark_cpu_build
-from model_plugin.engine.blanks import bound_in_calls
-from vora_serve.engine.stopping import finishing
-
-mark_cpu_build()
-
-#: vLLM's name for the processes of ``--api-server-count``.
-_API_SERVER = "ApiServer_"
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent dies, so that no engine is left behind."""
-    if sys.platform == "linux" and os.environ.get("VORA_SERVE_SUPERVISED") == "1":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def prepare_server() -> None:
-    """Change what vLLM's HTTP server does in this process: how it stops, and its grammars."""
-    from vllm.entrypoints.launchers import launcher
-
-    launcher.NoSignalServer = finishing(launcher.NoSignalServer)
-    bound_in_calls()
+from model_plugin.engine import explain
+from vora_serve.engine.servers import die_with_parent, prepare_server, prepare_spawned_servers
 
 
 def run(arguments: list[str]) -> None:
@@ -49,6 +25,7 @@ def run(arguments: list[str]) -> None:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     prepare_server()
+    prepare_spawned_servers()
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     parser = make_arg_parser(FlexibleArgumentParser(prog="vora-serve engine"))
     args = parser.parse_args(arguments)
@@ -79,7 +56,3 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-# vLLM spawns further processes, which import this module again.
-if __name__ == "__mp_main__" and multiprocessing.current_process().name.startswith(_API_SERVER):
-    die_with_parent()
-    prepare_server()
