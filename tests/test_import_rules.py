@@ -125,6 +125,7 @@ LIGHT = (
 )  # fmt: skip
 HEAVY_INSIDE = (
     "loadtest.programs", "vora_core.bicubic_loops", "vora_serve.engine.__main__",
+    "vora_serve.engine.servers",
     "vora_serve.engine.stopping",
 )  # fmt: skip
 
