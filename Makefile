@@ -10,7 +10,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo setup refresh-pins test lint format types test-slow test-deepspeed test-deploy test-playground test-examples test-engine test-gpu loadtest clean distclean
+.PHONY: help demo setup refresh-pins test lint format types test-slow test-deepspeed test-deploy test-playground test-examples test-engine test-gpu test-cuda-stand-in vllm-names loadtest clean distclean
 
 PYTHON ?=
 DEVICE ?= auto
@@ -80,6 +80,12 @@ test-engine: setup ## only the tests that start a real engine
 
 test-gpu: setup ## the tests that need a CUDA device
 	$(OFFLINE) $(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+vllm-names: setup ## write the indexes of vLLM's names anew, from the wheels of the supported releases (700 MB)
+	rm -rf build/vllm && mkdir -p build/vllm
+	@# Files for CUDA, whatever this machine is; their Python is the same everywhere.
+	for release in 0.32.0 0.33.0; do $(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --platform manylinux_2_28_x86_64 --dest build/vllm vllm==$$release; done
+	$(BIN)/python -m tests.vllm_names --write build/vllm/*.whl
 
 loadtest: setup ## tiny VoRA against its encoder-based twin, itself, and itself behind the gateway; ends in a report
 	@$(BIN)/python -m loadtest vora build $(LOADTEST)/models/vora-tiny --overwrite
