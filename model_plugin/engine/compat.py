@@ -1,6 +1,7 @@
 """What vLLM needs before it is used: a version this plugin was written for, read as what it is."""
 
 import importlib.metadata
+import sys
 from functools import wraps
 
 from vora_core.errors import ConfigError
@@ -58,3 +59,17 @@ def mark_cpu_build() -> None:
 
     version.reads_as_cpu_build = True  # type: ignore[attr-defined]
     importlib.metadata.version = version
+
+
+def make_llvmlite_readable() -> None:
+    """Let ``vars()`` read llvmlite's library object as it reads any other. Safe to call again.
+
+    vLLM's CPU platform reads ``vars(value)`` of every object in every loaded module. llvmlite's
+    wrapper looks each attribute up in its library, ``__dict__`` too, and answers with a function:
+    once numba was imported, by resizing an image or by n-gram speculation, no further engine starts
+    in that process.
+    """
+    ffi = sys.modules.get("llvmlite.binding.ffi")
+    functions = getattr(getattr(ffi, "lib", None), "_fntab", None)
+    if isinstance(functions, dict):
+        functions["__dict__"] = {}

@@ -8,6 +8,7 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from model_plugin.config import VoRAConfig
 from model_plugin.engine.choose_attention import choose_attention
+from model_plugin.engine.compat import make_llvmlite_readable
 from model_plugin.engine.memory import require_memory
 from model_plugin.errors import ConfigError
 
@@ -74,6 +75,7 @@ class VoRAEngineConfig(VerifyAndUpdateConfig):
         Raises:
             ConfigError: a setting cannot work with image spans; names the flag to change.
         """
+        make_llvmlite_readable()
         model_config = vllm_config.model_config
         _vora_config(model_config)
         _refuse_eager_pipelines_on_cpu(vllm_config)

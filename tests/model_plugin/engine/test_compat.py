@@ -60,3 +60,11 @@ def test_cuda_builds_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, vllm="0.32.0")
     compat.mark_cpu_build()
     assert importlib.metadata.version("vllm") == "0.32.0"
+
+
+def test_llvmlite_is_read_as_any_module() -> None:
+    """vLLM's scan of all modules reads the library object of llvmlite, which numba brings."""
+    ffi = pytest.importorskip("llvmlite.binding.ffi")
+    compat.make_llvmlite_readable()
+    assert vars(ffi.lib) == {}
+    assert ffi.lib.LLVMPY_GetVersionInfo() > 0

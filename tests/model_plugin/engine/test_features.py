@@ -115,7 +115,7 @@ def test_half_precision_stays_near(oracle: Oracle) -> None:
 
 
 def test_speculation_by_ngrams(oracle: Oracle) -> None:
-    """In processes of its own: numba, which it loads, and a later in-process engine clash."""
+    """Loads numba, after which the next engine in this process starts all the same."""
     from vllm import SamplingParams
 
     ngram = {
@@ -124,7 +124,7 @@ def test_speculation_by_ngrams(oracle: Oracle) -> None:
         "prompt_lookup_min": 1,
         "prompt_lookup_max": 2,
     }
-    with running_engine(FIXTURES / "merged", processes=True, speculative_config=ngram) as engine:
+    with running_engine(FIXTURES / "merged", speculative_config=ngram) as engine:
         outputs = engine.generate(
             [case.request() for case in CASES],
             SamplingParams(temperature=0, max_tokens=12, ignore_eos=True),
