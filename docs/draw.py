@@ -1,4 +1,4 @@
-"""Draw the pictures of the concepts page from the code that they are about.
+"""Draw the images of the concepts page from the code that they are about.
 
     python docs/draw.py [FOLDER]
 
@@ -64,7 +64,7 @@ def architecture(folder: Path) -> None:
     figure, axes = canvas(8.4, 3.6)
     for x, title in ((2, "With a vision encoder"), (46, "VoRA, as it is served")):
         axes.text(x, 33.5, title, fontsize=11, fontweight="bold")
-    box(axes, 2, 4, 14, 5, "picture", IMAGE_A)
+    box(axes, 2, 4, 14, 5, "image", IMAGE_A)
     box(axes, 2, 12, 14, 8, "vision encoder\n(a model of\nits own)", "#e6d6f2")
     box(axes, 2, 23, 14, 5, "projector", "#e6d6f2")
     box(axes, 20, 4, 14, 5, "question", TEXT)
@@ -73,7 +73,7 @@ def architecture(folder: Path) -> None:
     arrow(axes, (9, 20), (9, 23))
     arrow(axes, (16, 25.5), (20, 25.5))
     arrow(axes, (27, 9), (27, 12))
-    box(axes, 46, 4, 14, 5, "picture", IMAGE_A)
+    box(axes, 46, 4, 14, 5, "image", IMAGE_A)
     box(axes, 46, 12, 14, 8, "patch embedder\n(a few million\nparameters)", "#d5dffb")
     box(axes, 64, 4, 14, 5, "question", TEXT)
     box(axes, 64, 12, 18, 16, "LLM that has\nlearnt to see\n(LoRA, merged)", "#d5dffb")
@@ -109,10 +109,10 @@ def attention_rule(folder: Path) -> None:
         axes.add_patch(
             Rectangle((-1.05, size - 1 - index), 0.8, 1, fc=fills[kind], ec=LINE, lw=0.7)
         )
-    axes.text(size / 2, size + 1.4, "keys: text, picture 1, text, picture 2, text", ha="center")
+    axes.text(size / 2, size + 1.4, "keys: text, image 1, text, image 2, text", ha="center")
     axes.text(-1.5, size / 2, "queries", rotation=90, va="center", ha="center")
     axes.text(
-        size / 2, -0.9, "blue: causal      amber: later tokens of the same picture",
+        size / 2, -0.9, "blue: causal      amber: later tokens of the same image",
         ha="center", color=QUIET, fontsize=9,
     )  # fmt: skip
     axes.set_xlim(-2, size + 0.2)
@@ -160,12 +160,12 @@ def segments(folder: Path) -> None:
 
 
 def patches(folder: Path) -> None:
-    """A picture at native resolution, at two bounds on its pixels, and padded to a square."""
+    """An image at native resolution, at two bounds on its pixels, and padded to a square."""
     from model_plugin.images import ImageSettings
-    from vora_serve.explain.look import served_picture
+    from vora_serve.explain.look import served_image
     from vora_serve.world.scenes import random_scene, render
 
-    picture = render(random_scene(11, "test", 0))
+    image = render(random_scene(11, "test", 0))
     small = ImageSettings("native", 8, 1, min_pixels=2304, max_pixels=4608)
     large = ImageSettings("native", 8, 1, min_pixels=2304, max_pixels=18432)
     square = ImageSettings("fixed", 8, 1, image_size=64, resize_edge=64)
@@ -176,7 +176,7 @@ def patches(folder: Path) -> None:
     ]
     figure, axes = plt.subplots(1, 3, figsize=(8.4, 4))
     for place, (title, settings) in zip(axes, ways, strict=True):
-        served = served_picture(picture, settings)
+        served = served_image(image, settings)
         place.imshow(
             np.asarray(served), interpolation="nearest", extent=(0, served.width, served.height, 0)
         )
@@ -184,12 +184,12 @@ def patches(folder: Path) -> None:
             place.axvline(x, color="white", lw=0.6)
         for y in range(0, served.height + 1, 8):
             place.axhline(y, color="white", lw=0.6)
-        tokens = settings.num_tokens(*picture.size)
+        tokens = settings.num_tokens(*image.size)
         place.set_title(title, fontsize=9)
         place.set_xlabel(f"{served.width} x {served.height} px, {tokens} tokens", fontsize=9)
         place.set_xticks([])
         place.set_yticks([])
-    figure.suptitle(f"A picture of {picture.width} x {picture.height} pixels", fontsize=10)
+    figure.suptitle(f"An image of {image.width} x {image.height} pixels", fontsize=10)
     save(figure, folder, "patches")
 
 
@@ -199,17 +199,17 @@ def seeing(folder: Path) -> None:
 
     from vora_serve.explain import Explainer
     from vora_serve.explain.draw import overlay, sheet
-    from vora_serve.explain.look import served_picture
+    from vora_serve.explain.look import served_image
     from vora_serve.world.scenes import random_scene, render
 
     explainer = Explainer(ROOT / "vora_serve" / "demo" / "checkpoint", dtype=torch.float32)
-    picture = render(random_scene(11, "test", 0))
+    image = render(random_scene(11, "test", 0))
     content = [
-        {"type": "image", "image": picture},
+        {"type": "image", "image": image},
         {"type": "text", "text": "How many shapes are there?"},
     ]
     result = explainer.explain([{"role": "user", "content": content}])
-    served = served_picture(picture, explainer.processor.settings)
+    served = served_image(image, explainer.processor.settings)
     by_layer = result.of_image(0).mean(axis=0)
     drawn: list[Image.Image] = [overlay(served, layer, 300) for layer in by_layer]
     sheet(drawn, len(drawn)).save(folder / "seeing.png", optimize=True)

@@ -1,16 +1,16 @@
-// Ask about a picture with OpenAI's JavaScript client, streamed.
+// Ask about an image with OpenAI's JavaScript client, streamed.
 //   node ask.mjs scene.png "How many shapes are there?"
 import { readFile } from "node:fs/promises";
 import OpenAI from "openai";
 
-const [picture, question = "What do you see?"] = process.argv.slice(2);
-if (!picture) {
-  console.error("usage: node ask.mjs PICTURE [QUESTION]");
+const [image, question = "What do you see?"] = process.argv.slice(2);
+if (!image) {
+  console.error("usage: node ask.mjs IMAGE [QUESTION]");
   process.exit(2);
 }
-const url = /^https?:/.test(picture)
-  ? picture
-  : `data:image/${/\.jpe?g$/.test(picture) ? "jpeg" : "png"};base64,${(await readFile(picture)).toString("base64")}`;
+const url = /^https?:/.test(image)
+  ? image
+  : `data:image/${/\.jpe?g$/.test(image) ? "jpeg" : "png"};base64,${(await readFile(image)).toString("base64")}`;
 
 const client = new OpenAI({
   baseURL: `${process.env.VORA_BASE_URL ?? "http://127.0.0.1:8000"}/v1`,
@@ -30,6 +30,6 @@ for await (const chunk of stream) {
   process.stdout.write(chunk.choices[0]?.delta?.content ?? "");
   if (chunk.usage) {
     const { prompt_tokens: prompt, prompt_tokens_details: details } = chunk.usage;
-    console.log(`\n[${prompt} tokens in, ${details.image_tokens} of pictures]`);
+    console.log(`\n[${prompt} tokens in, ${details.image_tokens} of images]`);
   }
 }

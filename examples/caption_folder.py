@@ -1,9 +1,9 @@
-"""Caption every picture of a folder: several at a time, with progress, retries and resume.
+"""Caption every image of a folder: several at a time, with progress, retries and resume.
 
 python caption_folder.py FOLDER captions.jsonl --question "What do you see?"
 
-Each line of the result is {"picture": ..., "caption": ...}, or has "error" instead. A run that was
-cut off goes on: pictures with a caption are skipped, those with an error are tried again.
+Each line of the result is {"image": ..., "caption": ...}, or has "error" instead. A run that was
+cut off goes on: images with a caption are skipped, those with an error are tried again.
 """
 
 import argparse
@@ -11,15 +11,15 @@ import asyncio
 import json
 from pathlib import Path
 
+from images import API_KEY, BASE_URL, MODEL, show
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI
-from pictures import API_KEY, BASE_URL, MODEL, show
 from tqdm import tqdm
 
 KINDS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
 
 
 def done(result: Path) -> set[str]:
-    """Pictures that have a caption; a last line that was cut off does not count."""
+    """Images that have a caption; a last line that was cut off does not count."""
     captioned = set()
     if result.exists():
         for line in result.read_text(encoding="utf-8").splitlines():
@@ -28,15 +28,15 @@ def done(result: Path) -> set[str]:
             except ValueError:
                 continue
             if "caption" in entry:
-                captioned.add(entry["picture"])
+                captioned.add(entry["image"])
     return captioned
 
 
-async def caption(client: AsyncOpenAI, picture: Path, question: str) -> dict:
-    """The entry of one picture; a picture that cannot be used is no reason to stop."""
+async def caption(client: AsyncOpenAI, image: Path, question: str) -> dict:
+    """The entry of one image; an image that cannot be used is no reason to stop."""
     try:
         answer = await client.chat.completions.create(
-            model=MODEL, messages=[show(str(picture), question)], temperature=0, max_tokens=200
+            model=MODEL, messages=[show(str(image), question)], temperature=0, max_tokens=200
         )
     except APIStatusError as error:
         return {"error": error.body["message"] if isinstance(error.body, dict) else str(error)}
@@ -52,10 +52,10 @@ async def main() -> None:
     parser.add_argument("--concurrency", type=int, default=8)
     arguments = parser.parse_args()
 
-    pictures = sorted(p for p in arguments.folder.rglob("*") if p.suffix.lower() in KINDS)
+    images = sorted(p for p in arguments.folder.rglob("*") if p.suffix.lower() in KINDS)
     captioned = done(arguments.result)
-    left = [p for p in pictures if str(p.relative_to(arguments.folder)) not in captioned]
-    print(f"{len(pictures)} pictures, {len(pictures) - len(left)} have a caption already")
+    left = [p for p in images if str(p.relative_to(arguments.folder)) not in captioned]
+    print(f"{len(images)} images, {len(images) - len(left)} have a caption already")
     # The client waits and tries again on 429 and 503, as Retry-After says.
     client = AsyncOpenAI(base_url=BASE_URL, api_key=API_KEY, max_retries=8)
     gate = asyncio.Semaphore(arguments.concurrency)
@@ -65,15 +65,15 @@ async def main() -> None:
 
     with arguments.result.open("a", encoding="utf-8") as out, tqdm(total=len(left)) as bar:
 
-        async def one(picture: Path) -> None:
+        async def one(image: Path) -> None:
             async with gate:
-                entry = await caption(client, picture, arguments.question)
-            name = str(picture.relative_to(arguments.folder))
-            out.write(json.dumps({"picture": name, **entry}, ensure_ascii=False) + "\n")
+                entry = await caption(client, image, arguments.question)
+            name = str(image.relative_to(arguments.folder))
+            out.write(json.dumps({"image": name, **entry}, ensure_ascii=False) + "\n")
             out.flush()  # so that nothing is lost when it is cut off
             bar.update()
 
-        await asyncio.gather(*(one(picture) for picture in left))
+        await asyncio.gather(*(one(image) for image in left))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Fine-tune the demo on a folder of your own pictures, one folder a label, and serve the result.
+"""Fine-tune the demo on a folder of your own images, one folder a label, and serve the result.
 
-python finetune_own.py PICTURES --out my-model --question "What is this?"
+python finetune_own.py IMAGES --out my-model --question "What is this?"
 
-    PICTURES/cat/1.png, PICTURES/cat/2.png, PICTURES/dog/1.png, ...
+    IMAGES/cat/1.png, IMAGES/cat/2.png, IMAGES/dog/1.png, ...
 
 It writes the data as JSON lines and a recipe beside the model, so that you can change both and run
 `vora-serve finetune --config RECIPE` by hand. On two cores, 100 steps take about two minutes.
@@ -23,21 +23,21 @@ DEMO = Path(vora_serve.demo.__file__).parent / "checkpoint"
 KINDS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
-def rows(pictures: Path, question: str) -> list[dict]:
-    """A conversation for each picture; the name of its folder is the answer."""
+def rows(images: Path, question: str) -> list[dict]:
+    """A conversation for each image; the name of its folder is the answer."""
     found = [
         {
-            "image": str(path.relative_to(pictures)),
+            "image": str(path.relative_to(images)),
             "conversations": [
                 {"from": "human", "value": f"<image>{question}"},
                 {"from": "gpt", "value": path.parent.name},
             ],
         }
-        for path in sorted(pictures.glob("*/*"))
+        for path in sorted(images.glob("*/*"))
         if path.suffix.lower() in KINDS
     ]
     if len({row["conversations"][1]["value"] for row in found}) < 2:
-        sys.exit(f"{pictures} needs at least two folders with pictures in them.")
+        sys.exit(f"{images} needs at least two folders with images in them.")
     random.Random(1).shuffle(found)
     return found
 
@@ -46,9 +46,7 @@ def recipe(data: Path, arguments: argparse.Namespace) -> dict:
     """The whole recipe; `vora-serve finetune --dry-run` says what another one would take."""
     return {
         "model": {"path": arguments.model},
-        "data": {
-            "sources": [{"files": [str(data)], "image_dir": str(arguments.pictures.resolve())}]
-        },
+        "data": {"sources": [{"files": [str(data)], "image_dir": str(arguments.images.resolve())}]},
         "optimisation": {
             "steps": arguments.steps,
             "batch_size": 16,
@@ -67,7 +65,7 @@ def recipe(data: Path, arguments: argparse.Namespace) -> dict:
 def main() -> None:
     """Write data and recipe, train, and say how to serve what came out."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--out", type=Path, default=Path("my-model"))
     parser.add_argument("--question", default="What is this?")
     parser.add_argument("--steps", type=int, default=100)
@@ -77,7 +75,7 @@ def main() -> None:
         sys.exit(f"{arguments.out} is there already; give another --out.")
 
     data = Path(f"{arguments.out}-data.jsonl")
-    lines = [json.dumps(row) for row in rows(arguments.pictures, arguments.question)]
+    lines = [json.dumps(row) for row in rows(arguments.images, arguments.question)]
     data.write_text("\n".join(lines) + "\n", encoding="utf-8")
     config = Path(f"{arguments.out}-recipe.yaml")
     config.write_text(yaml.safe_dump(recipe(data, arguments), sort_keys=False), encoding="utf-8")

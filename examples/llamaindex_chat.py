@@ -1,4 +1,4 @@
-"""LlamaIndex: a picture and a question as blocks of a chat message.
+"""LlamaIndex: an image and a question as blocks of a chat message.
 
 python llamaindex_chat.py scene.png
 """
@@ -6,12 +6,12 @@ python llamaindex_chat.py scene.png
 import sys
 from pathlib import Path
 
+from images import API_KEY, BASE_URL, MODEL
 from llama_index.core.llms import ChatMessage, ImageBlock, TextBlock
 from llama_index.llms.openai_like import OpenAILike
-from pictures import API_KEY, BASE_URL, MODEL
 
 if len(sys.argv) != 2:
-    sys.exit("usage: python llamaindex_chat.py PICTURE")
+    sys.exit("usage: python llamaindex_chat.py IMAGE")
 model = OpenAILike(
     model=MODEL, api_base=BASE_URL, api_key=API_KEY, is_chat_model=True, temperature=0
 )

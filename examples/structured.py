@@ -6,19 +6,19 @@ python structured.py scene.png
 import sys
 from typing import Literal
 
+from images import API_KEY, BASE_URL, MODEL, show
 from openai import OpenAI
-from pictures import API_KEY, BASE_URL, MODEL, show
 from pydantic import BaseModel
 
 
 class Scene(BaseModel):
-    """What the picture shows."""
+    """What the image shows."""
 
     shapes: Literal["one", "two", "three", "four"]
 
 
 if len(sys.argv) != 2:
-    sys.exit("usage: python structured.py PICTURE")
+    sys.exit("usage: python structured.py IMAGE")
 client = OpenAI(base_url=BASE_URL, api_key=API_KEY)
 schema = {**Scene.model_json_schema(), "additionalProperties": False}
 answer = client.chat.completions.create(

@@ -1,4 +1,4 @@
-"""A picture and a tool: the model has to call it, we carry it out, and its result goes back.
+"""An image and a tool: the model has to call it, we carry it out, and its result goes back.
 
 python tools.py scene.png
 """
@@ -6,8 +6,8 @@ python tools.py scene.png
 import json
 import sys
 
+from images import API_KEY, BASE_URL, MODEL, show
 from openai import OpenAI
-from pictures import API_KEY, BASE_URL, MODEL, show
 
 PRICES = {"one": 5, "two": 9, "three": 12, "four": 14}
 TOOL = {
@@ -26,7 +26,7 @@ TOOL = {
 }
 
 if len(sys.argv) != 2:
-    sys.exit("usage: python tools.py PICTURE")
+    sys.exit("usage: python tools.py IMAGE")
 client = OpenAI(base_url=BASE_URL, api_key=API_KEY)
 messages = [show(sys.argv[1], "How many shapes are there?")]
 first = client.chat.completions.create(

@@ -1,4 +1,4 @@
-"""Encoded pictures to decoded ones. Needs Pillow only."""
+"""Encoded images to decoded ones. Needs Pillow only."""
 
 from io import BytesIO
 
@@ -15,7 +15,7 @@ OVERSAMPLING = 2
 def decode(
     data: bytes, settings: ImageSettings | None = None, scaled_jpeg: bool = False
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode a picture in any format that Pillow reads.
+    """Decode an image in any format that Pillow reads.
 
     Args:
         data: the file's bytes.
@@ -24,10 +24,10 @@ def decode(
             the decoder does while it decodes. Faster, smaller, and not quite the released pixels.
 
     Returns:
-        The picture, and the size (width, height) that its file states, which decides its grid.
+        The image, and the size (width, height) that its file states, which decides its grid.
 
     Raises:
-        ImageError: the bytes are no picture, or one too large to decode safely.
+        ImageError: the bytes are no image, or one too large to decode safely.
     """
     try:
         image = Image.open(BytesIO(data))
@@ -36,7 +36,7 @@ def decode(
             image.draft("RGB", _least_size(size, settings))
         image.load()
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        said = "empty" if not data else "no picture in a format that can be read"
+        said = "empty" if not data else "no image in a format that can be read"
         raise ImageError(f"The image file is {said}.") from error
     except Image.DecompressionBombError as error:
         raise ImageError("The image has too many pixels to be decoded.") from error

@@ -64,7 +64,7 @@ class VoRAImageProcessor(ImageProcessingMixin):
         """Preprocess images.
 
         Args:
-            images: Pillow images of any mode and size, or the bytes of picture files.
+            images: Pillow images of any mode and size, or the bytes of image files.
             return_tensors: "pt", "np" or None (numpy arrays).
             min_pixels, max_pixels: other bounds than the checkpoint's (native resolution).
             scaled_jpeg: decode large JPEG files at a fraction of their size; faster, but not quite
@@ -75,7 +75,7 @@ class VoRAImageProcessor(ImageProcessingMixin):
             (num_images, 2); both empty when there are no images.
 
         Raises:
-            ImageError: an image is too small or too elongated, or no picture.
+            ImageError: an image is too small or too elongated, or no image.
             ConfigError: the bounds do not fit, or the resolution is fixed.
         """
         settings = self.settings_for(min_pixels, max_pixels)

@@ -16,7 +16,7 @@ PROMPT = "<|im_start|>user\n<image>\nWhat is it?<|im_end|>\n"
 
 
 @pytest.fixture(scope="module")
-def picture() -> Image.Image:
+def image() -> Image.Image:
     with Image.open(FIXTURES / "b.png") as image:
         return image.convert("RGB")
 
@@ -32,13 +32,13 @@ def picture() -> Image.Image:
     ],
 )
 def test_oracle_reads_what_is_written(
-    tmp_path: Path, picture: Image.Image, llm: Any, options: dict[str, Any]
+    tmp_path: Path, image: Image.Image, llm: Any, options: dict[str, Any]
 ) -> None:
     oracle = Oracle(write_checkpoint(tmp_path, llm=llm, **options))
-    out = oracle.logprobs(PROMPT, [picture])
+    out = oracle.logprobs(PROMPT, [image])
     assert np.isfinite(out).all()
     if "tied" not in options:  # a tied random model repeats its last token, of course
-        greedy = oracle.greedy(PROMPT, [picture], 6)
+        greedy = oracle.greedy(PROMPT, [image], 6)
         assert len(set(greedy)) > 2, "a degenerate model would hide mistakes"
 
 
@@ -78,9 +78,9 @@ def test_names_are_those_of_the_released_fixtures(tmp_path: Path) -> None:
     ],
 )
 def test_flipped_quirks_change_the_outputs(
-    tmp_path: Path, picture: Image.Image, options: dict[str, Any], flip: dict[str, Any]
+    tmp_path: Path, image: Image.Image, options: dict[str, Any], flip: dict[str, Any]
 ) -> None:
     path = write_checkpoint(tmp_path, **options)
-    small = picture.resize((70, 42))
+    small = image.resize((70, 42))
     right = Oracle(path).logprobs(PROMPT, [small])
     assert np.abs(Oracle(path, **flip).logprobs(PROMPT, [small]) - right).max() > 0.01

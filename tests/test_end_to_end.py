@@ -1,4 +1,4 @@
-"""What this project is for: a picture's URL in, a right answer out, by a model of its own making.
+"""What this project is for: an image's URL in, a right answer out, by a model of its own making.
 
 The checked-in demo model is served as a user serves it, by the command line, and asked by the
 `openai` client over HTTP.
@@ -28,7 +28,7 @@ from vora_serve.world.suite import Item, build_suite, is_right
 pytestmark = pytest.mark.engine
 
 CHECKPOINT = Path(vora_serve.demo.__file__).parent / "checkpoint"
-#: Pictures of this seed are neither trained on nor in the report.
+#: Images of this seed are neither trained on nor in the report.
 SEED = 424_242
 
 
@@ -68,7 +68,7 @@ def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def ask(client: openai.OpenAI, url: str, question: str) -> str:
-    """One question about one picture, streamed."""
+    """One question about one image, streamed."""
     content: Any = [
         {"type": "image_url", "image_url": {"url": url}},
         {"type": "text", "text": question},
@@ -83,13 +83,13 @@ def ask(client: openai.OpenAI, url: str, question: str) -> str:
         return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
 
 
-def test_three_pictures_by_url_streamed(
+def test_three_images_by_url_streamed(
     served: Served, items: dict[str, list[Item]], web: tuple[Path, str]
 ) -> None:
     folder, address = web
     chosen = [items["colour, one shape"][0], items["count"][1], items["digit"][2]]
     for number, (item, kind) in enumerate(zip(chosen, ("png", "jpeg", "webp"), strict=True)):
-        item.picture.save(folder / f"{number}.{kind}", quality=95)
+        item.image.save(folder / f"{number}.{kind}", quality=95)
     with openai.OpenAI(base_url=f"{served.url}/v1", api_key="unused", max_retries=0) as client:
         for number, (item, kind) in enumerate(zip(chosen, ("png", "jpeg", "webp"), strict=True)):
             said = ask(client, f"{address}/{number}.{kind}", item.question)
@@ -99,7 +99,7 @@ def test_three_pictures_by_url_streamed(
 def test_a_scene_is_described_when_nothing_was_asked_before(
     served: Served, web: tuple[Path, str]
 ) -> None:
-    """The README's own question about the README's own picture, and some more of one shape."""
+    """The README's own question about the README's own image, and some more of one shape."""
     folder, address = web
     right = []
     scenes = [random_scene(7, "test", 0)]
@@ -116,7 +116,7 @@ def test_a_scene_is_described_when_nothing_was_asked_before(
 def test_answers_are_as_right_as_the_report_says_and_blank_ones_near_chance(
     served: Served, tmp_path: Path
 ) -> None:
-    """Other pictures than the report's; the bounds leave room for 60 questions of a group."""
+    """Other images than the report's; the bounds leave room for 60 questions of a group."""
     report = json.loads((CHECKPOINT / "report.json").read_text(encoding="utf-8"))
     reported = {row["group"]: row["accuracy"] for row in report["groups"]}
     out = tmp_path / "result.json"
@@ -130,15 +130,15 @@ def test_answers_are_as_right_as_the_report_says_and_blank_ones_near_chance(
         assert row["blank"] <= row["chance"] + 0.2, row
 
 
-def test_bad_pictures_are_the_callers_fault_and_the_server_stays_up(
+def test_bad_images_are_the_callers_fault_and_the_server_stays_up(
     served: Served, items: dict[str, list[Item]], web: tuple[Path, str]
 ) -> None:
     folder, address = web
     item = items["colour, one shape"][3]
-    item.picture.save(folder / "whole.png")
+    item.image.save(folder / "whole.png")
     whole = (folder / "whole.png").read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "text.png").write_text("not a picture", encoding="utf-8")
+    (folder / "text.png").write_text("not an image", encoding="utf-8")
     dot = io.BytesIO()
     Image.new("RGB", (1, 1)).save(dot, "PNG")
     (folder / "dot.png").write_bytes(dot.getvalue())

@@ -14,7 +14,7 @@ class Row:
         group: its name.
         questions: how many were asked.
         accuracy: share of right answers.
-        blank: the same with blank pictures; None when that was not asked.
+        blank: the same with blank images; None when that was not asked.
         chance: share of right answers of somebody who guesses.
     """
 
@@ -33,7 +33,7 @@ def summarise(
     Args:
         groups: each question's group, and its chance level.
         right: whether its answer was right.
-        blank: the same about blank pictures.
+        blank: the same about blank images.
     """
     rows = []
     for group, chance in dict.fromkeys(groups):
@@ -53,7 +53,7 @@ def summarise(
 def draw_table(rows: Iterable[Row]) -> str:
     """The rows as a Markdown table, accuracies in per cent."""
     lines = [
-        "| Questions | Number | Right | With a blank picture | Chance |",
+        "| Questions | Number | Right | With a blank image | Chance |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:

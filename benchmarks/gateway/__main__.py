@@ -28,7 +28,7 @@ from benchmarks.gateway.targets import Target, gateway, litellm, mock_engine, vl
 
 def request_body(scenario: str, engine_port: int) -> bytes:
     """The request that a scenario sends."""
-    content: object = "Describe the picture in one sentence, please."
+    content: object = "Describe the image in one sentence, please."
     if scenario in ("data_url", "fetched"):
         url = f"http://127.0.0.1:{engine_port}/image.jpg"
         if scenario == "data_url":

@@ -1,6 +1,6 @@
 """Mixed requests whose right answer is known: each can only be answered with its own name.
 
-Whole answers and streams, with and without pictures, clients that leave, and requests that are
+Whole answers and streams, with and without images, clients that leave, and requests that are
 wrong on purpose. What becomes of each is tallied; an answer that belongs to another request, or
 that is broken in a way not announced, shows at once.
 """
@@ -62,20 +62,20 @@ class Tally:
         }
 
 
-def picture_url(number: int) -> str:
-    """A small picture, another one for each of 16 numbers."""
+def image_url(number: int) -> str:
+    """A small image, another one for each of 16 numbers."""
     buffer = io.BytesIO()
     Image.new("RGB", (40, 40), (16 * (number % 16), 90, 30)).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def body(model: str, name: str, stream: bool, picture: str | None) -> dict[str, Any]:
+def body(model: str, name: str, stream: bool, image: str | None) -> dict[str, Any]:
     """A request whose only possible answer is its own name."""
     content: Any = f"say {name}"
-    if picture is not None:
+    if image is not None:
         content = [
             {"type": "text", "text": content},
-            {"type": "image_url", "image_url": {"url": picture}},
+            {"type": "image_url", "image_url": {"url": image}},
         ]
     return {
         "model": model,
@@ -109,10 +109,10 @@ async def one(
     name: str,
     chance: random.Random,
     tally: Tally,
-    pictures: Sequence[str] = (),
+    images: Sequence[str] = (),
     malformed: float = 0.0,
 ) -> None:
-    """One request: by chance a stream, with a picture, left early, or malformed.
+    """One request: by chance a stream, with an image, left early, or malformed.
 
     Args:
         client: Where to ask.
@@ -120,7 +120,7 @@ async def one(
         name: What only this request may be answered with.
         chance: Decides.
         tally: Told what became of it.
-        pictures: URLs to choose from beside small data URLs.
+        images: URLs to choose from beside small data URLs.
         malformed: Share of requests that are wrong on purpose.
     """
     headers = {"content-type": "application/json"}
@@ -131,10 +131,10 @@ async def one(
             tally.wrong.append(f"malformed: {answer.status_code} {answer.text[:200]}")
         return
     stream, leaves = chance.random() < 0.5, chance.random() < 0.15
-    picture = None
+    image = None
     if chance.random() < 0.3:
-        picture = chance.choice([picture_url(chance.randrange(16)), *pictures])
-    payload = body(model, name, stream, picture)
+        image = chance.choice([image_url(chance.randrange(16)), *images])
+    payload = body(model, name, stream, image)
     began = time.monotonic()
     try:
         async with client.stream("POST", PATH, json=payload) as answer:

@@ -1,7 +1,7 @@
 """``python -m benchmarks.gateway.soak --model PATH``: a real service under mixed load for long.
 
 Starts ``vora-serve serve`` with its engine, sends mixed requests at a steady rate (whole, streamed,
-with pictures by data URL and fetched, clients that leave, malformed ones), and samples the memory,
+with images by data URL and fetched, clients that leave, malformed ones), and samples the memory,
 threads and open files of the gateway and the engine. Memory is flat if the median of the last
 quarter exceeds that of the second by no more than the tolerance; the first is warm-up.
 """
@@ -49,11 +49,11 @@ class Sample:
 
 
 def sample(began: float, gateway: psutil.Process) -> Sample:
-    """What the gateway's process and its children (the engine) hold."""
+    """What the gateway's process and its subprocesses (the engine) hold."""
     engine = 0
-    for child in gateway.children(recursive=True):
+    for process in gateway.children(recursive=True):
         try:
-            engine += child.memory_info().rss
+            engine += process.memory_info().rss
         except psutil.NoSuchProcess:
             continue
     return Sample(
@@ -65,7 +65,7 @@ def sample(began: float, gateway: psutil.Process) -> Sample:
     )
 
 
-async def load(url: str, model: str, until: float, rate: float, picture: str, tally: Tally) -> None:
+async def load(url: str, model: str, until: float, rate: float, image: str, tally: Tally) -> None:
     """Requests at random intervals of ``1 / rate`` seconds on average, whatever is still open."""
     chance = random.Random(1)
     open_requests: set[asyncio.Task[None]] = set()
@@ -73,7 +73,7 @@ async def load(url: str, model: str, until: float, rate: float, picture: str, ta
     async with httpx.AsyncClient(base_url=url, timeout=300, trust_env=False) as client:
         while time.monotonic() < until:
             count += 1
-            request = one(client, model, f"soak{count}", chance, tally, [picture], malformed=0.1)
+            request = one(client, model, f"soak{count}", chance, tally, [image], malformed=0.1)
             task = asyncio.create_task(request)
             open_requests.add(task)
             task.add_done_callback(open_requests.discard)
@@ -87,10 +87,10 @@ async def watch(
     """Load and samples for the whole time."""
     tally = Tally()
     samples: list[Sample] = []
-    with mock_engine() as pictures:  # it also serves a picture of 1 MB
-        picture = f"http://127.0.0.1:{pictures.port}/image.jpg"
+    with mock_engine() as images:  # it also serves an image of 1 MB
+        image = f"http://127.0.0.1:{images.port}/image.jpg"
         began = time.monotonic()
-        loading = asyncio.create_task(load(url, model, began + 60 * minutes, rate, picture, tally))
+        loading = asyncio.create_task(load(url, model, began + 60 * minutes, rate, image, tally))
         while not loading.done():
             samples.append(sample(began, process))
             await asyncio.wait([loading], timeout=10)

@@ -37,7 +37,7 @@ class Target:
             return []
 
     def cpu_s(self) -> float:
-        """CPU seconds so far, children included."""
+        """CPU seconds so far, subprocesses included."""
         total = 0.0
         for process in self._all():
             try:
@@ -48,7 +48,7 @@ class Target:
         return total
 
     def memory_mib(self) -> float:
-        """Highest resident memory so far, children included."""
+        """Highest resident memory so far, subprocesses included."""
         total = 0.0
         for process in self._all():
             try:

@@ -84,8 +84,8 @@ def train(run: Run, world: Path, work: Path, steps: int, batch: int) -> dict[str
     causal = run.attention == "causal"
     model.config.vision_attention_mask = "default" if causal else "bidirectional"
     teacher = Teacher(Aimv2VisionModel.from_pretrained(world / "teacher"))
-    pictures = tuple(str(world / f"pictures-{i}.parquet") for i in range(4))
-    data = Data(sources=(Source(files=pictures),), shuffle_buffer=512)
+    images = tuple(str(world / f"images-{i}.parquet") for i in range(4))
+    data = Data(sources=(Source(files=images),), shuffle_buffer=512)
     held_out = Data(sources=(Source(files=(str(world / "held_out.parquet"),)),), shuffle_buffer=500)
     judge = HeldOutSet(held_out, Tokeniser(processor, 192), 500, max(1, steps // 4), 50)
     shutil.rmtree(work, ignore_errors=True)

@@ -23,7 +23,7 @@ import torch
 
 import vora_serve.demo
 from model_plugin import VoRAForCausalLM, VoRAProcessor
-from vora_serve.demo.samples import Pictures
+from vora_serve.demo.samples import Images
 from vora_serve.training import FinetuneRecipe, Optimisation, stages
 
 CHECKPOINT = Path(vora_serve.demo.__file__).parent / "checkpoint"
@@ -60,7 +60,7 @@ def fine_tune(way: str, seed: int, steps: int, batch: int, lr: float) -> dict[st
             stages.finetune(
                 model,
                 VoRAProcessor.from_pretrained(CHECKPOINT),
-                Pictures(seed, text_share=0.05),
+                Images(seed, text_share=0.05),
                 recipe,
                 Path(work) / "run",
                 Path(work) / "out",

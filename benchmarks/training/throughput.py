@@ -68,7 +68,7 @@ SIZES = {
 
 
 def samples(size: Size, seed: int) -> list[Example]:
-    """A step's samples: four captioned pictures to one conversation, lengths as such data have."""
+    """A step's samples: four captioned images to one conversation, lengths as such data have."""
     rng = np.random.default_rng(seed)
     found = []
     for index in range(size.samples):

@@ -1,9 +1,9 @@
 """The small world that the small recipes and the ablation run on: base LLM, teacher, data files.
 
-    python -m benchmarks.training.world [--out runs/world] [--pictures N]
+    python -m benchmarks.training.world [--out runs/world] [--images N]
 
 An LLM that knows the world's language from text alone, a vision teacher trained on labelled
-pictures, and conversations about pictures in three of the formats that training reads. What is
+images, and conversations about images in three of the formats that training reads. What is
 there already is not made again.
 """
 
@@ -39,7 +39,7 @@ SEED = 5
 IMAGE_SIZE, PATCH = 48, 8
 WIDTH, BLOCKS, TEACHER_BLOCKS, HEADS = 96, 4, 3, 4
 QUESTIONS = 2
-#: Shapes in a picture: one or two, so that little training already tells configurations apart.
+#: Shapes in an image: one or two, so that little training already tells configurations apart.
 COUNTS = (1, 1, 2)
 
 
@@ -51,7 +51,7 @@ def settings() -> ImageSettings:
 
 
 def conversation(split: Split, index: int) -> tuple[Image.Image, list[dict[str, str]]]:
-    """A picture and questions about it, with answers, in the released form."""
+    """An image and questions about it, with answers, in the released form."""
     rng = np.random.default_rng([SEED, index, 101])
     scene = random_scene(SEED, split, index, count=int(rng.choice(COUNTS)))
     turns: list[dict[str, str]] = []
@@ -76,22 +76,22 @@ def described(index: int) -> list[dict[str, str]]:
 def rows(split: Split, first: int, count: int) -> Iterator[dict[str, Any]]:
     """Rows of the released parquet schema."""
     for index in range(first, first + count):
-        picture, turns = conversation(split, index)
-        yield {"id": f"{split}-{index}", "frames": [png(picture)], "conversations": turns}
+        image, turns = conversation(split, index)
+        yield {"id": f"{split}-{index}", "frames": [png(image)], "conversations": turns}
 
 
-def png(picture: Image.Image) -> bytes:
-    """A picture as a file's bytes."""
+def png(image: Image.Image) -> bytes:
+    """An image as a file's bytes."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def write_data(out: Path, pictures: int) -> None:
+def write_data(out: Path, images: int) -> None:
     """Four parquet files, held-out samples, text, and a tar for fine-tuning."""
-    share = pictures // 4
+    share = images // 4
     for number in range(4):
-        file = out / f"pictures-{number}.parquet"
+        file = out / f"images-{number}.parquet"
         if not file.exists():
             pq.write_table(pa.Table.from_pylist(list(rows("train", number * share, share))), file)
     if not (out / "held_out.parquet").exists():
@@ -102,10 +102,10 @@ def write_data(out: Path, pictures: int) -> None:
         (out / "text.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if not (out / "conversations.tar").exists():
         with tarfile.open(out / ".conversations.tar", "w") as tar:
-            for index in range(pictures, pictures + pictures // 4):
-                picture, turns = conversation("train", index)
+            for index in range(images, images + images // 4):
+                image, turns = conversation("train", index)
                 said = json.dumps({"conversations": turns}).encode()
-                for suffix, content in (("png", png(picture)), ("json", said)):
+                for suffix, content in (("png", png(image)), ("json", said)):
                     member = tarfile.TarInfo(f"{index:06d}.{suffix}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
@@ -145,14 +145,14 @@ def make_text_model(out: Path, steps: int) -> None:
     finetune(model, processor, text, recipe, out / "log", out / "text")
 
 
-def make_teacher(out: Path, steps: int, pictures: int) -> None:
+def make_teacher(out: Path, steps: int, images: int) -> None:
     """A small AIMv2 that knows shapes, colours and places."""
     recipe = TeacherRecipe(
         hidden_size=WIDTH,
         layers=TEACHER_BLOCKS,
         heads=HEADS,
         mlp=2 * WIDTH,
-        pictures=pictures,
+        images=images,
         optimisation=Optimisation(
             steps=steps,
             batch_size=32,
@@ -173,14 +173,14 @@ def make_teacher(out: Path, steps: int, pictures: int) -> None:
     (out / ".teacher").rename(out / "teacher")
 
 
-def make_world(out: Path, pictures: int = 8000, text_steps: int = 250, steps: int = 2000) -> None:
+def make_world(out: Path, images: int = 8000, text_steps: int = 250, steps: int = 2000) -> None:
     """Make what is not there yet."""
     out.mkdir(parents=True, exist_ok=True)
     times = {}
     for name, done, make in (
-        ("data", out / "conversations.tar", lambda: write_data(out, pictures)),
+        ("data", out / "conversations.tar", lambda: write_data(out, images)),
         ("text", out / "text", lambda: make_text_model(out, text_steps)),
-        ("teacher", out / "teacher", lambda: make_teacher(out, steps, 2 * pictures)),
+        ("teacher", out / "teacher", lambda: make_teacher(out, steps, 2 * images)),
     ):
         if not done.exists():
             start = time.process_time()
@@ -194,12 +194,12 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/world"))
-    parser.add_argument("--pictures", type=int, default=8000)
+    parser.add_argument("--images", type=int, default=8000)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     transformers.logging.set_verbosity_error()
-    make_world(arguments.out, arguments.pictures)
+    make_world(arguments.out, arguments.images)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures to send: random, unlike each other, and about as hard to compress as photographs."""
+"""Images to send: random, unlike each other, and about as hard to compress as photographs."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def tree(pid: int) -> list[psutil.Process]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a tree so far, with children that have ended."""
+    """User and system time of a tree so far, with subprocesses that have ended."""
     total = 0.0
     for process in tree(pid):
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -13,7 +13,7 @@ from vllm.v1.core.sched.interface import SchedulerInterface
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
-from model_plugin.engine.blanks import bound_in_json
+from model_plugin.engine.whitespace import bound_in_json
 from model_plugin.errors import SplitSpanError
 from model_plugin.spans import Span
 

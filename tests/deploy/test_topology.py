@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.timeout(1500)]
 
 FIXTURES = compose.ROOT / "tests" / "fixtures" / "released_vora_tiny"
 DEMO = compose.ROOT / "vora_serve" / "demo" / "checkpoint"
-PICTURE = (FIXTURES / "a.png").read_bytes()
+IMAGE = (FIXTURES / "a.png").read_bytes()
 ENGINES = ("engine-cpu", "engine-cpu-1")
 #: Seconds after which something hangs rather than takes its time.
 LIMIT = 180
@@ -104,7 +104,7 @@ def up(topology: Topology) -> list[float]:
 
 
 def show(url: str, text: str = "What is it?") -> dict[str, Any]:
-    """A request with a picture."""
+    """A request with an image."""
     parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
     message = {"role": "user", "content": parts}
     return {"model": "vora-demo", "messages": [message], "max_tokens": 8, "temperature": 0}
@@ -120,7 +120,7 @@ def query(topology: Topology, expression: str) -> list[dict[str, Any]]:
 
 
 def test_traffic_flows_to_both_engines(topology: Topology, client: httpx.Client) -> None:
-    data = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
+    data = "data:image/png;base64," + base64.b64encode(IMAGE).decode()
     for number in range(6):
         answer = client.post("/v1/chat/completions", json=show(data, f"What is it? {number}"))
         assert answer.status_code == 200, answer.text
@@ -133,16 +133,16 @@ def test_traffic_flows_to_both_engines(topology: Topology, client: httpx.Client)
     assert all(count > 0 for count in served.values())
 
 
-class _Pictures(http.server.BaseHTTPRequestHandler):
+class _Images(http.server.BaseHTTPRequestHandler):
     asked = 0
 
     def do_GET(self) -> None:
         type(self).asked += 1
         self.send_response(200)
         self.send_header("content-type", "image/png")
-        self.send_header("content-length", str(len(PICTURE)))
+        self.send_header("content-length", str(len(IMAGE)))
         self.end_headers()
-        self.wfile.write(PICTURE)
+        self.wfile.write(IMAGE)
 
     def log_message(self, *_: object) -> None:
         """Silence."""
@@ -150,16 +150,16 @@ class _Pictures(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def web() -> Iterator[str]:
-    """A picture's URL on this machine's loopback."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Pictures) as server:
+    """An image's URL on this machine's loopback."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Images) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/picture.png"
+        yield f"http://127.0.0.1:{server.server_port}/image.png"
         server.shutdown()
         thread.join()
 
 
-def test_engines_have_no_way_out_and_pictures_work(
+def test_engines_have_no_way_out_and_images_work(
     topology: Topology, client: httpx.Client, web: str
 ) -> None:
     if topology.namespace is None:
@@ -180,11 +180,11 @@ def test_engines_have_no_way_out_and_pictures_work(
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode != 0
     assert "refused" in done.stderr
-    assert _Pictures.asked == 0
+    assert _Images.asked == 0
     answer = client.post("/v1/chat/completions", json=show(web))
     assert answer.status_code == 200, answer.text
-    assert _Pictures.asked == 1
-    data = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
+    assert _Images.asked == 1
+    data = "data:image/png;base64," + base64.b64encode(IMAGE).decode()
     same = client.post("/v1/chat/completions", json=show(data))
     assert same.json()["usage"]["prompt_tokens"] == answer.json()["usage"]["prompt_tokens"]
 
@@ -243,7 +243,7 @@ QUIET = {
 
 
 def test_dashboards_show_data(topology: Topology, client: httpx.Client) -> None:
-    data = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
+    data = "data:image/png;base64," + base64.b64encode(IMAGE).decode()
     with Load(topology.services["gateway"].url, TALK, callers=2) as load:
         load.wait_finished(4)
         for number in range(3):

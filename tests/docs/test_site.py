@@ -25,7 +25,7 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.loaded: list[str] = []
         self.anchors: set[str] = {""}
-        self.pictures_without_text: list[str] = []
+        self.images_without_text: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -41,7 +41,7 @@ class Page(HTMLParser):
         if tag in ("script", "img", "iframe", "source") and "src" in given:
             self.loaded.append(given["src"])
         if tag == "img" and not given.get("alt"):
-            self.pictures_without_text.append(given.get("src", ""))
+            self.images_without_text.append(given.get("src", ""))
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +105,9 @@ def test_nothing_is_loaded_from_elsewhere(pages: dict[Path, Page]) -> None:
         assert not away, f"{path.name} loads {away}"
 
 
-def test_pictures_have_text(pages: dict[Path, Page]) -> None:
+def test_images_have_text(pages: dict[Path, Page]) -> None:
     for path, page in pages.items():
-        assert not page.pictures_without_text, path
+        assert not page.images_without_text, path
 
 
 def test_written_pages_hold_everything(site: Path) -> None:

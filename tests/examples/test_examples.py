@@ -43,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A picture and the number of its shapes."""
+    """An image and the number of its shapes."""
     drawn = random_scene(7, "test", 0)  # a single shape, which leaves the model no doubt
     path = tmp_path_factory.mktemp("scene") / "scene.png"
     render(drawn).save(path)
@@ -75,9 +75,9 @@ def test_openai_python(server: str, scene: tuple[Path, str]) -> None:
     asked = ["--question", "How many shapes are there?"]
     said = run(server, sys.executable, "ask.py", str(scene[0]), *asked)
     assert said.startswith(scene[1])
-    assert re.search(r"64 of pictures", said)
+    assert re.search(r"64 of images", said)
     two = run(server, sys.executable, "ask.py", str(scene[0]), str(scene[0]), *asked)
-    assert "128 of pictures" in two
+    assert "128 of images" in two
 
 
 def test_openai_javascript(
@@ -88,7 +88,7 @@ def test_openai_javascript(
     asked = [str(scene[0]), "How many shapes are there?"]
     said = run(server, node, "ask.mjs", *asked, cwd=tmp_path)
     assert said.startswith(scene[1])
-    assert "64 of pictures" in said
+    assert "64 of images" in said
 
 
 def test_structured_output(server: str, scene: tuple[Path, str]) -> None:
@@ -114,7 +114,7 @@ def test_llamaindex(server: str, scene: tuple[Path, str]) -> None:
 
 
 def test_captions_go_on_where_they_were_cut_off(server: str, tmp_path: Path) -> None:
-    folder, result = tmp_path / "pictures", tmp_path / "captions.jsonl"
+    folder, result = tmp_path / "images", tmp_path / "captions.jsonl"
     (folder / "deeper").mkdir(parents=True)
     for index in range(12):
         where = folder / "deeper" if index % 2 else folder
@@ -135,17 +135,17 @@ def test_captions_go_on_where_they_were_cut_off(server: str, tmp_path: Path) -> 
     before = result.read_text(encoding="utf-8").splitlines()
     assert 3 <= len(before) < 13, "it was cut off"
     with result.open("a", encoding="utf-8") as out:
-        out.write('{"picture": "cut')  # as a crash leaves it
+        out.write('{"image": "cut')  # as a crash leaves it
     run(server, *command)
     entries = []
     for line in result.read_text(encoding="utf-8").splitlines():
         try:
             entries.append(json.loads(line))
         except ValueError:
-            assert line == '{"picture": "cut'
-    captioned = [entry["picture"] for entry in entries if "caption" in entry]
+            assert line == '{"image": "cut'
+    captioned = [entry["image"] for entry in entries if "caption" in entry]
     assert len(captioned) == len(set(captioned)) == 12, "each one once"
-    assert any("error" in entry for entry in entries if entry["picture"] == "broken.png")
+    assert any("error" in entry for entry in entries if entry["image"] == "broken.png")
     already = int(re.search(r"(\d+) have a caption", run(server, *command))[1])  # type: ignore[index]
     assert already == 12
 
@@ -173,14 +173,14 @@ def stripes(across: bool, seed: int) -> Image.Image:
     return Image.fromarray(coloured.astype(np.uint8))
 
 
-def test_fine_tuning_on_own_pictures_and_serving_the_result(tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
+def test_fine_tuning_on_own_images_and_serving_the_result(tmp_path: Path) -> None:
+    images = tmp_path / "images"
     for label in ("across", "down"):
-        (pictures / label).mkdir(parents=True)
+        (images / label).mkdir(parents=True)
         for seed in range(80):
-            stripes(label == "across", seed).save(pictures / label / f"{seed}.png")
+            stripes(label == "across", seed).save(images / label / f"{seed}.png")
     out = tmp_path / "striped"
-    command = [sys.executable, str(EXAMPLES / "finetune_own.py"), str(pictures)]
+    command = [sys.executable, str(EXAMPLES / "finetune_own.py"), str(images)]
     question = "Which way do the stripes run?"
     run("", *command, "--out", str(out), "--steps", "60", "--question", question, timeout=1500)
     given, os.environ["VORA_TEST_ENGINE"] = os.environ.pop("VORA_TEST_ENGINE", None), ""
@@ -204,6 +204,6 @@ def test_every_example_is_in_the_table_and_in_a_test() -> None:
     table = (EXAMPLES.parent / "docs" / "examples.md").read_text(encoding="utf-8")
     tests = Path(__file__).read_text(encoding="utf-8")
     for path in EXAMPLES.iterdir():
-        if path.is_file() and path.name not in ("README.md", "pictures.py"):
+        if path.is_file() and path.name not in ("README.md", "images.py"):
             assert f"`{path.name}`" in table
             assert path.name in tests, f"{path.name} is not run"

@@ -1,4 +1,4 @@
-"""Pictures and checkpoints that the tests of the architecture share."""
+"""Images and checkpoints that the tests of the architecture share."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Make = Callable[..., Path]
 
 
 def open_image(name: str) -> Image.Image:
-    """A picture of the released fixtures, in memory."""
+    """An image of the released fixtures, in memory."""
     with Image.open(FIXTURES / name) as image:
         return image.convert("RGB")
 
 
 def noise_image(width: int, height: int, seed: int = 0, mode: str = "RGB") -> Image.Image:
-    """A smooth random picture: noise of a few pixels, blown up."""
+    """A smooth random image: noise of a few pixels, blown up."""
     rng = np.random.default_rng([seed, width, height])
     coarse = rng.integers(0, 256, (max(2, height // 9), max(2, width // 9), 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)

@@ -286,8 +286,8 @@ def test_files_of_every_kind(kind: str) -> None:
 def test_scaled_decoding_stays_near_and_keeps_the_grid(resolution: str) -> None:
     chosen = read(RELEASED | {"resolution": resolution, "max_pixels": 112 * 112})
     # As smooth as photographs of that many pixels are.
-    picture = noise_image(163, 122).resize((1301, 977), Image.Resampling.BICUBIC)
-    data = encoded(picture, "JPEG")
+    image = noise_image(163, 122).resize((1301, 977), Image.Resampling.BICUBIC)
+    data = encoded(image, "JPEG")
     image, size = decode(data, chosen, scaled_jpeg=True)
     assert size == (1301, 977)
     assert image.width * 4 <= 1304
@@ -301,8 +301,8 @@ def test_scaled_decoding_stays_near_and_keeps_the_grid(resolution: str) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\x89PNG\r\n", b"text", encoded(noise_image(90, 70), "JPEG")[:99]]
 )
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
-    with pytest.raises(ImageError, match="empty" if not data else "no picture"):
+def test_what_is_no_image_is_refused(data: bytes) -> None:
+    with pytest.raises(ImageError, match="empty" if not data else "no image"):
         VoRAImageProcessor(read(RELEASED))([data])
 
 

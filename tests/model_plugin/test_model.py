@@ -288,7 +288,7 @@ def test_image_tokens_and_placeholders_must_agree(make_checkpoint: Make) -> None
         )
 
 
-def test_several_answers_to_one_picture_are_refused_in_words(make_checkpoint: Make) -> None:
+def test_several_answers_to_one_image_are_refused_in_words(make_checkpoint: Make) -> None:
     model, processor = load(make_checkpoint(resolution="native"))
     prompt, images = case("one")
     inputs = processor(images=images, text=prompt, return_tensors="pt")

@@ -1,4 +1,4 @@
-"""Prompts, conversations and pictures to model inputs, against the oracle's chunks."""
+"""Prompts, conversations and images to model inputs, against the oracle's chunks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def native(make_checkpoint: Make) -> tuple[VoRAProcessor, Oracle]:
 
 
 def expanded(oracle: Oracle, chunks: list[list[int]], images: list[Image.Image]) -> list[int]:
-    """The oracle's chunks with as many image tokens between them as the pictures make."""
+    """The oracle's chunks with as many image tokens between them as the images make."""
     ids = list(chunks[0])
     for image, chunk in zip(images, chunks[1:], strict=True):
         ids += [IMAGE_PAD] * len(oracle.embed_image(oracle.pixels(image))) + chunk
@@ -110,14 +110,14 @@ def test_batches(native: tuple[VoRAProcessor, Oracle], side: str | None) -> None
 
 @pytest.mark.parametrize(
     ("prompt", "count"),
-    [("<image>", 0), ("no picture", 1), ("<image><|image_pad|>", 1), ("<image>", 2)],
+    [("<image>", 0), ("no image", 1), ("<image><|image_pad|>", 1), ("<image>", 2)],
 )
 def test_counts_that_differ_are_refused(processor: VoRAProcessor, prompt: str, count: int) -> None:
     with pytest.raises(PlaceholderError, match=f"but {count} are given"):
         processor(images=[open_image("a.png")] * count, text=prompt)
 
 
-def test_a_picture_of_another_prompt_is_refused(processor: VoRAProcessor) -> None:
+def test_a_image_of_another_prompt_is_refused(processor: VoRAProcessor) -> None:
     image = open_image("a.png")
     with pytest.raises(PlaceholderError):
         processor(images=[[image, image], []], text=["<image>", "<image>"])
@@ -135,7 +135,7 @@ def test_a_path_is_opened(processor: VoRAProcessor) -> None:
 
 
 def user(*parts: Any) -> list[dict[str, Any]]:
-    """One user message; strings are text, pictures images."""
+    """One user message; strings are text, images images."""
     content = [
         {"type": "text", "text": part}
         if isinstance(part, str)
@@ -213,7 +213,7 @@ texts = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=8).m
 def test_text_in_a_chat_is_only_text(
     processor: VoRAProcessor, oracle: Oracle, first: str, second: str
 ) -> None:
-    """Whatever is typed, around a picture, across parts: no control token, no further image."""
+    """Whatever is typed, around an image, across parts: no control token, no further image."""
     messages: list[dict[str, Any]] = [
         {
             "role": "user",

@@ -4,29 +4,29 @@
 import assert from "node:assert/strict";
 import { accessible, ask, carrying, finished, measures, ready, send, upload, watchBodies, withFields } from "./steps.mjs";
 
-const picture = (world, name) => `${world.pictures}/${name}`;
-const shotText = (page, index = 0) => page.locator("#pictures .shot span").nth(index).innerText();
+const image = (world, name) => `${world.images}/${name}`;
+const shotText = (page, index = 0) => page.locator("#images .shot span").nth(index).innerText();
 const tokensOf = (text) => Number(/([\d,]+) tokens/.exec(text)[1].replace(",", ""));
 
 export async function upload_tells_size_tokens_and_cost({ world, open }) {
   const page = await open(world.real);
   await ready(page);
-  await upload(page, picture(world, "scene.png"));
+  await upload(page, image(world, "scene.png"));
   const told = await shotText(page);
   assert.match(told, /^\d+ × \d+ → \d+ × \d+ px, \d+ tokens$/);
   const [said] = await ask(page, "How many shapes are there?");
   assert.match(said, new RegExp(world.count, "i"));
   const [measured] = await measures(page);
-  assert.equal(Number(measured["of pictures"]), tokensOf(told), "what the page foretold, the engine counted");
+  assert.equal(Number(measured["of images"]), tokensOf(told), "what the page foretold, the engine counted");
   for (const name of ["first token", "tokens in", "tokens out", "price"]) assert.ok(measured[name], name);
   await page.click(".turn .shot");
   const facts = await page.innerText("#facts");
   for (const name of ["Served at", "Patches", "Image tokens", "Of the context", "KV cache", "Price"]) assert.match(facts, new RegExp(name));
-  await page.hover("#picture-canvas", { position: { x: 5, y: 5 } });
+  await page.hover("#image-canvas", { position: { x: 5, y: 5 } });
   assert.match(await page.innerText("#patch"), /Row 1, column 1: image token 1 of/);
-  const drawn = () => page.evaluate(() => document.querySelector("#picture-canvas").toDataURL());
+  const drawn = () => page.evaluate(() => document.querySelector("#image-canvas").toDataURL());
   const withGrid = await drawn();
-  await page.click("#picture-grid");
+  await page.click("#image-grid");
   assert.notEqual(await drawn(), withGrid, "the grid is drawn");
   await page.keyboard.press("Escape");
   const small = () => page.evaluate(() => document.querySelector(".turn canvas").toDataURL());
@@ -40,7 +40,7 @@ export async function the_sample_needs_two_clicks({ world, open }) {
   const page = await open(world.real);
   await ready(page);
   await page.click("#sample");
-  await page.waitForSelector("#pictures .shot");
+  await page.waitForSelector("#images .shot");
   await page.click("#send");
   await finished(page);
   assert.match(await page.innerText(".said"), /three|blue|green|purple/i);
@@ -49,10 +49,10 @@ export async function the_sample_needs_two_clicks({ world, open }) {
 export async function paste({ world, open }) {
   const page = await open(world.real);
   await ready(page);
-  const transfer = await carrying(page, picture(world, "digit.png"), "image/png");
+  const transfer = await carrying(page, image(world, "digit.png"), "image/png");
   await page.evaluate((given) => document.dispatchEvent(
     new ClipboardEvent("paste", { clipboardData: given, bubbles: true, cancelable: true })), transfer);
-  await page.waitForSelector("#pictures .shot");
+  await page.waitForSelector("#images .shot");
   const [said] = await ask(page, "Which digit is this?");
   assert.match(said, new RegExp(world.digit, "i"));
 }
@@ -60,11 +60,11 @@ export async function paste({ world, open }) {
 export async function drop({ world, open }) {
   const page = await open(world.real);
   await ready(page);
-  const transfer = await carrying(page, picture(world, "scene.png"), "image/png");
+  const transfer = await carrying(page, image(world, "scene.png"), "image/png");
   for (const event of ["dragenter", "dragover"]) await page.dispatchEvent("body", event, { dataTransfer: transfer });
   assert.ok(await page.isVisible("#drop"));
   await page.dispatchEvent("body", "drop", { dataTransfer: transfer });
-  await page.waitForSelector("#pictures .shot");
+  await page.waitForSelector("#images .shot");
   assert.ok(!await page.isVisible("#drop"));
   assert.match((await ask(page, "How many shapes are there?"))[0], new RegExp(world.count, "i"));
 }
@@ -76,27 +76,27 @@ export async function by_address({ world, open }) {
   await page.click("#add-url");
   await page.fill("#url", `${world.web}/scene.png`);
   await page.press("#url", "Enter");
-  await page.waitForSelector("#pictures .shot");
+  await page.waitForSelector("#images .shot");
   assert.match((await ask(page, "How many shapes are there?"))[0], new RegExp(world.count, "i"));
   assert.equal(bodies[0].messages[0].content[0].image_url.url, `${world.web}/scene.png`);
 }
 
-export async function two_pictures({ world, open }) {
+export async function two_images({ world, open }) {
   const page = await open(world.real);
   await ready(page);
-  await upload(page, picture(world, "scene.png"), picture(world, "digit.png"));
+  await upload(page, image(world, "scene.png"), image(world, "digit.png"));
   const foretold = tokensOf(await shotText(page, 0)) + tokensOf(await shotText(page, 1));
   await ask(page, "How many shapes are there?");
-  assert.equal(Number((await measures(page))[0]["of pictures"]), foretold);
+  assert.equal(Number((await measures(page))[0]["of images"]), foretold);
   assert.equal(await page.locator(".turn .shot").count(), 2);
 }
 
-export async function a_removed_picture_is_not_sent({ world, open }) {
+export async function a_removed_image_is_not_sent({ world, open }) {
   const page = await open(world.real);
   await ready(page);
   const bodies = watchBodies(page);
-  await upload(page, picture(world, "scene.png"), picture(world, "digit.png"));
-  await page.click("#pictures li:first-child .remove");
+  await upload(page, image(world, "scene.png"), image(world, "digit.png"));
+  await page.click("#images li:first-child .remove");
   await ask(page, "Which digit is this?");
   assert.equal(bodies[0].messages[0].content.filter((part) => part.type === "image_url").length, 1);
 }
@@ -104,7 +104,7 @@ export async function a_removed_picture_is_not_sent({ world, open }) {
 export async function answers_stream({ world, open }) {
   const page = await open(world.real);
   await ready(page);
-  await upload(page, picture(world, "scene.png"));
+  await upload(page, image(world, "scene.png"));
   await page.evaluate(() => {
     window.lengths = new Set();
     new MutationObserver(() => window.lengths.add(document.querySelector(".said")?.textContent.length ?? 0))
@@ -148,7 +148,7 @@ export async function retry_and_a_second_turn({ world, open }) {
   const page = await open(world.real);
   await ready(page);
   const bodies = watchBodies(page);
-  await upload(page, picture(world, "scene.png"));
+  await upload(page, image(world, "scene.png"));
   const [first] = await ask(page, "How many shapes are there?");
   await page.click("text=Retry");
   await finished(page);
@@ -182,16 +182,16 @@ export async function system_prompt_and_sampling_are_sent({ world, open }) {
 export async function compare_two_resolutions({ world, open }) {
   const page = await open(world.real);
   await ready(page);
-  await upload(page, picture(world, "large.png"));
+  await upload(page, image(world, "large.png"));
   await page.click("#compare");
   await page.selectOption("#model-1", "vora-demo");
   await page.selectOption("#size-1", "56");
   const said = await ask(page, "How many shapes are there?");
   assert.equal(said.length, 2);
   const [left, right] = await measures(page);
-  assert.notEqual(left["of pictures"], right["of pictures"]);
+  assert.notEqual(left["of images"], right["of images"]);
   const told = await page.locator(".turn .answers .shot span").allInnerTexts();
-  assert.deepEqual(told.map(tokensOf), [left, right].map((each) => Number(each["of pictures"])));
+  assert.deepEqual(told.map(tokensOf), [left, right].map((each) => Number(each["of images"])));
 }
 
 export async function compare_two_models({ world, open }) {
@@ -199,19 +199,19 @@ export async function compare_two_models({ world, open }) {
   await ready(page);
   const bodies = watchBodies(page);
   await page.click("#compare");
-  await upload(page, picture(world, "scene.png"));
+  await upload(page, image(world, "scene.png"));
   await page.selectOption("#model-1", "vora-demo-b");
   await ask(page, "How many shapes are there?");
   assert.deepEqual(bodies.map((body) => body.model).sort(), ["vora-demo", "vora-demo-b"]);
   assert.deepEqual(bodies[0].messages, bodies[1].messages);
   await page.click("#compare");
-  assert.equal(await page.locator(".lane").count(), 1);
+  assert.equal(await page.locator(".pane").count(), 1);
 }
 
 export async function code_runs_elsewhere({ world, open }) {
   const page = await open(world.real);
   await ready(page);
-  await upload(page, picture(world, "scene.png"));
+  await upload(page, image(world, "scene.png"));
   await page.click("#open-settings");
   await page.fill("#temperature", "0");
   await page.fill("#system", "It costs $HOME `id` \\n \"quoted\" 'single'\nand a second line.");
@@ -234,8 +234,8 @@ export async function how_it_sees({ world, open }) {
   await page.click("#add-url");
   await page.fill("#url", `${world.web}/scene.png`);
   await page.click("#url-add");
-  await page.waitForSelector("#pictures .shot");
-  await upload(page, picture(world, "digit.png"));
+  await page.waitForSelector("#images .shot");
+  await upload(page, image(world, "digit.png"));
   const [said] = await ask(page, "How many shapes are there?");
   await page.click(".after >> text=How it sees");
   await page.waitForSelector("#explain-tokens button", { timeout: 60_000 });
@@ -248,8 +248,8 @@ export async function how_it_sees({ world, open }) {
   await page.keyboard.press("Home");
   assert.equal(await page.innerText("#explain-layer-name"), "1 of 6");
   const first = await drawn();
-  assert.notEqual(first, mean, "another layer, another picture");
-  await page.selectOption("#explain-picture", "1");
+  assert.notEqual(first, mean, "another layer, another image");
+  await page.selectOption("#explain-image", "1");
   assert.notEqual(await drawn(), first);
   await accessible(page, "how it sees");
   const [download] = await Promise.all([page.waitForEvent("download"), page.click("#explain-save")]);
@@ -296,11 +296,11 @@ export async function keys({ world, open }) {
   await page.fill("#key", world.key);
   await page.click("#settings [data-close]");
   await ready(page);
-  await upload(page, picture(world, "scene.png"));
+  await upload(page, image(world, "scene.png"));
   await page.click("#add-url");
   await page.fill("#url", `${world.web}/digit.png`);
   await page.click("#url-add");
-  await page.waitForFunction(() => document.querySelectorAll("#pictures .shot").length === 2);
+  await page.waitForFunction(() => document.querySelectorAll("#images .shot").length === 2);
   await ask(page, "How many shapes are there?");
   assert.equal(await page.locator(".failed").count(), 0);
   await page.click("text=As code");
@@ -319,15 +319,15 @@ export async function keys({ world, open }) {
   assert.equal(await other.evaluate(() => sessionStorage.length), 0);
 }
 
-export async function bad_pictures({ world, open }) {
+export async function bad_images({ world, open }) {
   const page = await open(world.real);
   await ready(page);
   const refused = async (act, sentence) => {
     await act();
     await page.waitForFunction((text) => new RegExp(text, "i").test(document.querySelector("#notice").textContent), sentence);
-    assert.equal(await page.locator("#pictures .shot").count(), 0);
+    assert.equal(await page.locator("#images .shot").count(), 0);
   };
-  await refused(() => page.setInputFiles("#file", picture(world, "text.png")), "image|picture");
+  await refused(() => page.setInputFiles("#file", image(world, "text.png")), "image");
   await page.click("#add-url");
   for (const [url, sentence] of [
     [`${world.web}/absent.png`, "404"], ["http://10.0.0.1/a.png", "address|allowed|refused|private"],
@@ -406,10 +406,10 @@ export async function controls_of_the_markup_test({ world, open }) {
 export async function narrow_screen({ world, open }) {
   const page = await open(world.real, { viewport: { width: 360, height: 640 }, hasTouch: true });
   await ready(page);
-  await upload(page, picture(world, "scene.png"));
+  await upload(page, image(world, "scene.png"));
   await ask(page, "How many shapes are there?");
   await page.click("#compare");
-  await upload(page, picture(world, "digit.png"));
+  await upload(page, image(world, "digit.png"));
   await ask(page, "Which digit is this?");
   for (const dialog of [null, "#open-settings", ".turn .shot", "text=As code"]) {
     if (dialog) await page.locator(dialog).first().click();
@@ -461,18 +461,18 @@ export async function axe_finds_no_serious_fault({ world, open }) {
     const page = await open(world.real, { colorScheme });
     await ready(page);
     await accessible(page, `${colorScheme} welcome`);
-    await upload(page, picture(world, "scene.png"));
+    await upload(page, image(world, "scene.png"));
     await page.click("#add-url");
     await accessible(page, `${colorScheme} composer`);
     await ask(page, "What do you see?");
     await accessible(page, `${colorScheme} answer`);
-    for (const [opener, name] of [["#open-settings", "settings"], [".turn .shot", "picture"], ["text=As code", "code"]]) {
+    for (const [opener, name] of [["#open-settings", "settings"], [".turn .shot", "image"], ["text=As code", "code"]]) {
       await page.locator(opener).first().click();
       await accessible(page, `${colorScheme} ${name}`);
       await page.keyboard.press("Escape");
     }
     await page.click("#compare");
-    await upload(page, picture(world, "scene.png"));
+    await upload(page, image(world, "scene.png"));
     await ask(page, "What do you see?");
     await accessible(page, `${colorScheme} compare`);
   }
@@ -505,7 +505,7 @@ export async function appearance_is_kept({ world, open }) {
   assert.equal(await paper(), dark);
 }
 
-// ------------------------------------------------------------------ pictures for the docs
+// ------------------------------------------------------------------ images for the docs
 
 export async function screenshots({ world, open }) {
   if (!world.screenshots) return;
@@ -514,7 +514,7 @@ export async function screenshots({ world, open }) {
   const page = await open(world.real, { ...size, colorScheme: "light" });
   await ready(page);
   await shoot(page, "welcome");
-  await upload(page, picture(world, "three.png"));
+  await upload(page, image(world, "three.png"));
   await ask(page, "What do you see?");
   await shoot(page, "answer");
   await page.click(".turn .shot");
@@ -525,7 +525,7 @@ export async function screenshots({ world, open }) {
   await shoot(page, "code");
   await page.keyboard.press("Escape");
   await page.click("#compare");
-  await upload(page, picture(world, "large.png"));
+  await upload(page, image(world, "large.png"));
   await page.selectOption("#model-1", "vora-demo");
   await page.selectOption("#size-1", "56");
   await ask(page, "What do you see?");
@@ -538,7 +538,7 @@ export async function screenshots({ world, open }) {
   }
   const phone = await open(world.real, { viewport: { width: 390, height: 780 }, colorScheme: "dark" });
   await ready(phone);
-  await upload(phone, picture(world, "digit.png"));
+  await upload(phone, image(world, "digit.png"));
   await ask(phone, "Which digit is this?");
   await shoot(phone, "phone-dark");
 }

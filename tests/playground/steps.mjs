@@ -10,9 +10,9 @@ export async function ready(page) {
 }
 
 export async function upload(page, ...files) {
-  const before = await page.locator("#pictures .shot").count();
+  const before = await page.locator("#images .shot").count();
   await page.setInputFiles("#file", files);
-  await page.waitForFunction((n) => document.querySelectorAll("#pictures .shot").length === n, before + files.length);
+  await page.waitForFunction((n) => document.querySelectorAll("#images .shot").length === n, before + files.length);
 }
 
 export async function send(page, question) {

@@ -2,7 +2,7 @@
 
 ``make test-playground``. Scenarios are in ``scenarios.mjs``; faults that no real engine has
 (hostile answers, breaking off) come from the fake engine of the gateway's tests.
-``VORA_SCREENSHOTS=docs/images/playground`` makes the pictures of the docs along the way,
+``VORA_SCREENSHOTS=docs/images/playground`` makes the images of the docs along the way,
 ``VORA_TEST_ENGINE=URL`` takes an engine that runs already.
 """
 
@@ -82,17 +82,17 @@ def gateway(stack: ExitStack, *urls: str, **tree: Any) -> str:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """A folder of pictures that the model was not trained on, and what two of them show."""
-    folder = tmp_path_factory.mktemp("pictures")
-    picture = render(random_scene(11, "test", 0))
-    picture.save(folder / "three.png")  # for the eye
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A folder of images that the model was not trained on, and what two of them show."""
+    folder = tmp_path_factory.mktemp("images")
+    image = render(random_scene(11, "test", 0))
+    image.save(folder / "three.png")  # for the eye
     scene = random_scene(7, "test", 0)  # a single shape, which leaves the model no doubt
     render(scene).save(folder / "scene.png")
-    picture.resize((picture.width * 5, picture.height * 5)).save(folder / "large.png")
+    image.resize((image.width * 5, image.height * 5)).save(folder / "large.png")
     digit = random_digit(7, "test", 0)
-    digit.picture.save(folder / "digit.png")
-    (folder / "text.png").write_text("not a picture", encoding="utf-8")
+    digit.image.save(folder / "digit.png")
+    (folder / "text.png").write_text("not an image", encoding="utf-8")
     (folder / "bare.html").write_text("<!doctype html><title>bare</title>", encoding="utf-8")
     return folder, NUMBERS[len(scene.things)], NUMBERS[digit.digit]
 
@@ -102,7 +102,7 @@ def results(
     node: str,
     chromium: str,
     modules: Path,
-    pictures: tuple[Path, str, str],
+    images: tuple[Path, str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Any]]:
     """What each scenario came to; all in one browser."""
@@ -110,7 +110,7 @@ def results(
     folder = tmp_path_factory.mktemp("browser")
     keys = folder / "keys.yaml"
     keys.write_text(f"keys:\n  - {{name: a, sha256: {hash_key(KEY)}}}\n", encoding="utf-8")
-    shows, count, digit = pictures
+    shows, count, digit = images
     screenshots = os.environ.get("VORA_SCREENSHOTS", "")
     if screenshots:
         Path(screenshots).mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def results(
         web_url = f"http://127.0.0.1:{web.server_address[1]}"
         world = {
             "chromium": chromium,
-            "pictures": str(shows),
+            "images": str(shows),
             "web": web_url,
             "bare": f"{web_url}/bare.html",
             "count": count,
@@ -165,7 +165,7 @@ def test_scenario(results: dict[str, Any], scenario: str) -> None:
 @pytest.mark.parametrize("language", ["curl", "python", "javascript"])
 def test_the_code_it_gives_runs_and_answers_the_same(
     results: dict[str, Any],
-    pictures: tuple[Path, str, str],
+    images: tuple[Path, str, str],
     modules: Path,
     node: str,
     tmp_path: Path,
@@ -173,7 +173,7 @@ def test_the_code_it_gives_runs_and_answers_the_same(
 ) -> None:
     kept = results["code_runs_elsewhere"]["kept"]
     assert kept is not None, "the scenario failed"
-    (tmp_path / "scene.png").write_bytes((pictures[0] / "scene.png").read_bytes())
+    (tmp_path / "scene.png").write_bytes((images[0] / "scene.png").read_bytes())
     (tmp_path / "node_modules").symlink_to(modules)
     name, command = {
         "curl": ("ask.sh", ["bash"]),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.playground.conftest import DEMO, STATIC
-from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
+from tests.vora_serve.gateway.conftest import LiveGateway, Start, image
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from vora_core.errors import ImageError
 from vora_core.geometry import ImageSettings
@@ -77,12 +77,12 @@ def test_own_files_use_nothing_from_elsewhere_and_make_no_markup(path: Path) -> 
 
 def test_it_can_be_switched_off(engine: FakeEngine, start_gateway: Start) -> None:
     gateway = start_gateway(engine.url, playground={"enabled": False})
-    for path in ("/", "/playground/main.js", "/playground/settings.json", "/playground/picture"):
+    for path in ("/", "/playground/main.js", "/playground/settings.json", "/playground/image"):
         assert gateway.client.get(path).status_code == 404
     assert gateway.client.get("/health").status_code == 200
 
 
-def test_the_page_loads_without_a_key_but_looks_at_no_picture(
+def test_the_page_loads_without_a_key_but_looks_at_no_image(
     engine: FakeEngine, start_gateway: Start, tmp_path: Path
 ) -> None:
     keys = tmp_path / "keys.yaml"
@@ -91,16 +91,16 @@ def test_the_page_loads_without_a_key_but_looks_at_no_picture(
     assert gateway.client.get("/").status_code == 200
     assert gateway.client.get("/playground/main.js").status_code == 200
     assert gateway.client.get("/playground/settings.json").json()["keys_needed"] is True
-    url = "data:image/png;base64," + base64.b64encode(picture()).decode()
+    url = "data:image/png;base64," + base64.b64encode(image()).decode()
     asked = {"url": url}
-    assert gateway.client.post("/playground/picture", json=asked).status_code == 401
+    assert gateway.client.post("/playground/image", json=asked).status_code == 401
     headers = {"authorization": "Bearer sk-secret"}
-    told = gateway.client.post("/playground/picture", json=asked, headers=headers)
+    told = gateway.client.post("/playground/image", json=asked, headers=headers)
     assert told.status_code == 200
     assert told.json()["url"].startswith("data:image/png;base64,")
 
 
-def test_pictures_are_looked_at_under_the_rules_for_images(gateway: LiveGateway) -> None:
+def test_images_are_looked_at_under_the_rules_for_images(gateway: LiveGateway) -> None:
     post = gateway.client.post
     for url in (
         "http://127.0.0.1:1/a.png",
@@ -108,24 +108,24 @@ def test_pictures_are_looked_at_under_the_rules_for_images(gateway: LiveGateway)
         "data:text/html,<b>",
         "http://a\\b/",
     ):
-        response = post("/playground/picture", json={"url": url})
+        response = post("/playground/image", json={"url": url})
         assert response.status_code == 400, url
         assert response.json()["error"]["message"]
-    assert post("/playground/picture", json={"address": "x"}).status_code == 400
+    assert post("/playground/image", json={"address": "x"}).status_code == 400
     assert (
         post(
-            "/playground/picture", content=b"{", headers={"content-type": "application/json"}
+            "/playground/image", content=b"{", headers={"content-type": "application/json"}
         ).status_code
         == 400
     )
-    assert post("/playground/picture", content=b"url=x").status_code == 415
+    assert post("/playground/image", content=b"url=x").status_code == 415
 
 
 def test_looks_count_as_requests(engine: FakeEngine, start_gateway: Start) -> None:
     gateway = start_gateway(engine.url, admission={"requests": ["2/minute"]})
-    url = "data:image/png;base64," + base64.b64encode(picture()).decode()
+    url = "data:image/png;base64," + base64.b64encode(image()).decode()
     codes = [
-        gateway.client.post("/playground/picture", json={"url": url}).status_code for _ in range(3)
+        gateway.client.post("/playground/image", json={"url": url}).status_code for _ in range(3)
     ]
     assert codes == [200, 200, 429]
 

@@ -1,4 +1,4 @@
-"""One tree: an exit code and a status on every class, in step with the documented picture."""
+"""One tree: an exit code and a status on every class, in step with the documented image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_every_error_is_in_the_tree_and_knows_its_codes() -> None:
         assert 400 <= kind.status < 600, kind
 
 
-def test_the_picture_in_the_docstring_is_the_tree() -> None:
+def test_the_image_in_the_docstring_is_the_tree() -> None:
     assert errors.__doc__ is not None
     drawn = set(re.findall(r"\b(\w+Error)\b +", errors.__doc__))
     assert drawn == {kind.__name__ for kind in classes()}

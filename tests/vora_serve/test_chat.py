@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.vora_serve.gateway.conftest import engine, gateway, picture, start_gateway
+from tests.vora_serve.gateway.conftest import engine, gateway, image, start_gateway
 
 from tests.vora_serve.gateway.conftest import LiveGateway, Start  # isort: skip
 from tests.vora_serve.gateway.fake_engine import FakeEngine
@@ -32,11 +32,11 @@ def run(*arguments: str, typed: str = "", **env: str) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
-def test_one_question_with_a_picture(
+def test_one_question_with_a_image(
     gateway: LiveGateway, engine: FakeEngine, tmp_path: Path
 ) -> None:
     file = tmp_path / "a.png"
-    file.write_bytes(picture())
+    file.write_bytes(image())
     result = run("--base-url", gateway.url, "--image", str(file), "--seed", "3", "what is it?")
     assert result.returncode == 0, result.stderr
     assert result.stdout == "a red circle\n"
@@ -59,7 +59,7 @@ def test_faults_are_one_sentence(
     keys.write_text(f"keys:\n  - {{name: a, sha256: {hash_key('sk-good')}}}\n", encoding="utf-8")
     keyed = start_gateway(engine.url, auth={"keys_file": str(keys)})
     text = tmp_path / "a.txt"
-    text.write_text("no picture", encoding="utf-8")
+    text.write_text("no image", encoding="utf-8")
     cases = [
         (["--base-url", "http://127.0.0.1:9", "x"], 1, "No server answers"),
         (["--base-url", keyed.url, "x"], 1, "VORA_API_KEY"),
@@ -121,7 +121,7 @@ def test_a_conversation_in_a_terminal(
     gateway: LiveGateway, engine: FakeEngine, tmp_path: Path
 ) -> None:
     file = tmp_path / "a b.png"
-    file.write_bytes(picture())
+    file.write_bytes(image())
     engine.words = ["red", " \x1b[31mbell\x07", " end"]
     typist = Typist("--base-url", gateway.url)
     assert "\x1b[2m" in typist.until("> "), "notes are dimmed on a terminal"

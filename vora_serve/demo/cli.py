@@ -57,7 +57,7 @@ def draw_image(
 
     if digit:
         drawn = random_digit(seed, "test", 0)
-        image, caption = drawn.picture, digit_caption(drawn.digit)
+        image, caption = drawn.image, digit_caption(drawn.digit)
     else:
         scene = random_scene(seed, "test", 0)
         image, caption = render(scene), scene_caption(scene)

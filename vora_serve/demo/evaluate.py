@@ -49,5 +49,5 @@ def _sample(item: Item) -> Sample:
             },
             {"role": "assistant", "content": item.answer},
         ],
-        [item.picture],
+        [item.image],
     )

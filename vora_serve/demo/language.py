@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config
 
-from vora_serve.demo.samples import Pictures, Texts
+from vora_serve.demo.samples import Images, Texts
 
 #: Qwen2.5's chat and vision tokens.
 SPECIAL_TOKENS = (
@@ -51,10 +51,10 @@ def train_tokenizer(seed: int, vocab_size: int, samples: int = 3000) -> PreTrain
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts, pictures = Texts(seed), Pictures(seed, text_share=1.0)
+    texts, images = Texts(seed), Images(seed, text_share=1.0)
     corpus = []
     for index in range(samples):
-        for source in (texts, pictures):
+        for source in (texts, images):
             corpus += [str(message["content"]) for message in source[index].messages]
     corpus += ["system\nYou are a helpful assistant.", "user\n", "assistant\n"] * samples
     tokenizer.train_from_iterator(corpus, trainer)

@@ -33,7 +33,7 @@ class LanguageModelRecipe(_Strict):
 
 
 class ImageRecipe(_Strict):
-    """Geometry of pictures.
+    """Geometry of images.
 
     Attributes:
         patch_size: P, pixels.
@@ -52,7 +52,7 @@ class TeacherRecipe(_Strict):
 
     Attributes:
         hidden_size, layers, heads, mlp: sizes.
-        pictures: number of different pictures that it trains on.
+        images: number of different images that it trains on.
         optimisation: of its training.
     """
 
@@ -60,7 +60,7 @@ class TeacherRecipe(_Strict):
     layers: int = Field(gt=0)
     heads: int = Field(gt=0)
     mlp: int = Field(gt=0)
-    pictures: int = Field(gt=0)
+    images: int = Field(gt=0)
     optimisation: Optimisation
 
 
@@ -68,8 +68,8 @@ class PretrainStage(PretrainRecipe):
     """LoRA pretraining, and what is asked in it.
 
     Attributes:
-        questions: most questions about one picture; distillation learns from pictures, so fewer
-            words make for more pictures in the same time.
+        questions: most questions about one image; distillation learns from images, so fewer
+            words make for more images in the same time.
         family_weights: how often each family of questions is asked, 1 where it is not said.
     """
 
@@ -91,7 +91,7 @@ class DemoRecipe(_Strict):
     """All stages of ``vora-serve demo train``.
 
     Attributes:
-        seed: of pictures, questions and tokenizer.
+        seed: of images, questions and tokenizer.
         language_model, image, teacher: what is trained.
         text: the LLM's training on text alone.
         pretrain: LoRA pretraining with distillation.

@@ -146,7 +146,7 @@ decoding, native resolution. An answer counts when it is exactly the expected wo
 
 Through a running server: `vora-serve evaluate --suite demo --base-url http://127.0.0.1:8000`.
 
-The teacher, on held-out pictures: of the patches on a shape, {teacher["shape_accuracy"]:.1%} know
+The teacher, on held-out images: of the patches on a shape, {teacher["shape_accuracy"]:.1%} know
 the shape and {teacher["colour_accuracy"]:.1%} the colour; {teacher["count_accuracy"]:.1%} of counts
 and {teacher["digit_accuracy"]:.1%} of digits are right.
 

@@ -1,4 +1,4 @@
-"""Training conversations of the demo world: pictures with questions, and text alone."""
+"""Training conversations of the demo world: images with questions, and text alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vora_serve.world.questions import (
 )
 from vora_serve.world.scenes import Split, random_scene, render
 
-#: What people say that has nothing to do with a picture.
+#: What people say that has nothing to do with an image.
 SMALL_TALK = (
     ("Hello!", "Hello! Show me a picture of shapes or of a digit."),
     ("Hi", "Hello! Show me a picture of shapes or of a digit."),
@@ -30,21 +30,21 @@ SMALL_TALK = (
     ("Thanks", "You are welcome!"),
 )
 _SMALL_TALK_SHARE = 0.04
-#: Part of the pictures that are described.
+#: Part of the images that are described.
 CAPTION_SHARE = 0.4
 #: Part of the described scenes that are described at once; the others after questions about them.
 AT_ONCE_SHARE = 0.5
 
 
-class Pictures:
-    """Conversations about pictures; the same index gives the same sample.
+class Images:
+    """Conversations about images; the same index gives the same sample.
 
     Args:
         seed: of the whole set.
         split: of scenes and digits.
-        digit_share: part of the pictures that show a digit.
+        digit_share: part of the images that show a digit.
         text_share: part of the samples that are text alone.
-        max_questions: most questions about one picture.
+        max_questions: most questions about one image.
         family_weights: how often each family is asked about a scene, 1 where it is not said.
     """
 
@@ -73,7 +73,7 @@ class Pictures:
             turns = [(q.text, q.answer) for q in digit_questions(drawn.digit, rng)]
             if rng.random() < CAPTION_SHARE:
                 turns = [(describe_request(rng), digit_caption(drawn.digit))]
-            return Sample(conversation(turns, with_image=True), [drawn.picture])
+            return Sample(conversation(turns, with_image=True), [drawn.image])
         scene = random_scene(self.seed, self.split, index)
         questions = by_weight(scene_questions(scene, rng), self.family_weights, rng)
         questions = only_seen(questions)[: self.max_questions]
@@ -104,7 +104,7 @@ def by_weight(
 
 
 def only_seen(questions: list[Question]) -> list[Question]:
-    """Leave out questions that the conversation before them answers: one must look at the picture.
+    """Leave out questions that the conversation before them answers: one must look at the image.
 
     A question of place names the colours and shapes of two things, and "the circle is red" also
     answers what is red. A model that can read them off learns to read, not to see.

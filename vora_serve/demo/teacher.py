@@ -1,7 +1,7 @@
 """The demo world's vision teacher: a tiny AIMv2, trained on labelled patches.
 
 It learns what stands in every patch (shape, colour, where the shape's centre lies) and what the
-picture shows as a whole (number of shapes, digit). Only its hidden states are used later: VoRA
+image shows as a whole (number of shapes, digit). Only its hidden states are used later: VoRA
 learns to reproduce them, block by block.
 """
 
@@ -24,11 +24,11 @@ from transformers import Aimv2VisionConfig, Aimv2VisionModel
 from model_plugin.images import ImageSettings, preprocess
 from vora_serve.demo.recipe import TeacherRecipe
 from vora_serve.training.optim import make_optimizers, make_schedule
-from vora_serve.world.digits import DigitPicture, random_digit
+from vora_serve.world.digits import DigitImage, random_digit
 from vora_serve.world.scenes import COLOURS, SHAPES, Scene, Split, coverage, random_scene, render
 
 _COLOUR_NAMES = tuple(COLOURS)
-#: Every n-th picture is a digit.
+#: Every n-th image is a digit.
 DIGIT_EVERY = 4
 _COVERED = 0.15
 _CANON = 8
@@ -41,7 +41,7 @@ _SHAPE_CLASSES = 1 + len(SHAPES) + 10
 
 @dataclass(frozen=True)
 class Labels:
-    """What a picture of G x G patches shows.
+    """What an image of G x G patches shows.
 
     Attributes:
         shape: int64 (G*G,), 0 for background, 1 + index in ``SHAPES``, or, where a digit's ink
@@ -51,7 +51,7 @@ class Labels:
         cover: uint8 (G*G, 16), how much of each sixteenth of the patch is covered, 0..255.
         canon: uint8 (G*G, 64), the patch's shape, cut out and drawn 8 x 8, 0..255.
         count: number of shapes, 0 for a digit.
-        digit: 0..9, or -100 when the picture shows none.
+        digit: 0..9, or -100 when the image shows none.
     """
 
     shape: np.ndarray
@@ -121,7 +121,7 @@ def _patch_cover(canvas: Image.Image, grid: int) -> np.ndarray:
     return fine.reshape(grid, 4, grid, 4).transpose(0, 2, 1, 3).reshape(grid * grid, 16)
 
 
-def digit_labels(drawn: DigitPicture, grid: int) -> Labels:
+def digit_labels(drawn: DigitImage, grid: int) -> Labels:
     """Labels of a digit: its ink carries the digit as if it were a further kind of shape."""
     width, height = drawn.ink.size
     side = max(width, height)
@@ -137,12 +137,12 @@ def digit_labels(drawn: DigitPicture, grid: int) -> Labels:
     return Labels(shape, colour, offset, _patch_cover(canvas, grid), canon, 0, drawn.digit)
 
 
-class LabelledPictures(Dataset[dict[str, torch.Tensor]]):
-    """Scenes and digits with labels, drawn when asked for; the same index gives the same picture.
+class LabelledImages(Dataset[dict[str, torch.Tensor]]):
+    """Scenes and digits with labels, drawn when asked for; the same index gives the same image.
 
     Args:
         seed, split: of the random streams.
-        size: number of pictures.
+        size: number of images.
         settings: a fixed resolution.
     """
 
@@ -159,12 +159,12 @@ class LabelledPictures(Dataset[dict[str, torch.Tensor]]):
         grid = self.settings.image_size // self.settings.patch_size
         if index % DIGIT_EVERY == 0:
             drawn = random_digit(self.seed, self.split, index)
-            picture, labels = drawn.picture, digit_labels(drawn, grid)
+            image, labels = drawn.image, digit_labels(drawn, grid)
         else:
             scene = random_scene(self.seed, self.split, index)
-            picture, labels = render(scene), scene_labels(scene, grid)
+            image, labels = render(scene), scene_labels(scene, grid)
         return {
-            "pixel_values": torch.from_numpy(preprocess(picture, self.settings)),
+            "pixel_values": torch.from_numpy(preprocess(image, self.settings)),
             "shape": torch.from_numpy(labels.shape),
             "colour": torch.from_numpy(labels.colour),
             "offset": torch.from_numpy(labels.offset),
@@ -187,7 +187,7 @@ class SupervisedTeacher(nn.Module):
         self.vision = Aimv2VisionModel(config)
         width = config.hidden_size
         self.patch_head = nn.Linear(width, _SHAPE_CLASSES + 1 + len(COLOURS) + 2 + 16 + _CANON**2)
-        self.picture_head = nn.Linear(width, 5 + 10)
+        self.image_head = nn.Linear(width, 5 + 10)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Losses and accuracies (scalars), by name; ``loss`` is the one to minimise."""
@@ -195,7 +195,7 @@ class SupervisedTeacher(nn.Module):
         shape, colour, offset, cover, canon = self.patch_head(hidden).split(
             [_SHAPE_CLASSES, 1 + len(COLOURS), 2, 16, _CANON**2], dim=-1
         )
-        count, digit = self.picture_head(hidden.mean(1)).split([5, 10], dim=-1)
+        count, digit = self.image_head(hidden.mean(1)).split([5, 10], dim=-1)
         on_shape = batch["colour"] > 0
         on_any = batch["shape"] > 0
         on_ink = batch["shape"] > len(SHAPES)
@@ -222,7 +222,7 @@ class SupervisedTeacher(nn.Module):
 
 
 def teacher_config(recipe: TeacherRecipe, image_size: int, patch_size: int) -> Aimv2VisionConfig:
-    """The teacher's architecture, for square pictures."""
+    """The teacher's architecture, for square images."""
     return Aimv2VisionConfig(
         hidden_size=recipe.hidden_size,
         intermediate_size=recipe.mlp,
@@ -241,12 +241,12 @@ def train_teacher(
     """Train the teacher; a function of recipe and settings.
 
     Args:
-        recipe: architecture, number of pictures, optimisation.
+        recipe: architecture, number of images, optimisation.
         settings: a fixed resolution.
         run_dir: gets ``metrics.jsonl`` lines of stage ``teacher``.
 
     Returns:
-        The vision model, and its losses and accuracies on validation pictures.
+        The vision model, and its losses and accuracies on validation images.
     """
     optimisation = recipe.optimisation
     torch.manual_seed(optimisation.seed)
@@ -257,7 +257,7 @@ def train_teacher(
         table = position_table(grid, recipe.hidden_size)
         module.vision.embeddings.position_embedding.weight.copy_(_EMBEDDING_SCALE * table)
         module.vision.embeddings.rms_norm.weight.fill_(_EMBEDDING_SCALE)
-    pool = draw_pool(LabelledPictures(optimisation.seed, "train", recipe.pictures, settings))
+    pool = draw_pool(LabelledImages(optimisation.seed, "train", recipe.images, settings))
     optimizers = make_optimizers(module, optimisation)
     schedule = make_schedule(optimisation)
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -270,7 +270,7 @@ def train_teacher(
         for optimizer, lrs in zip(optimizers, base, strict=True):
             for group, lr in zip(optimizer.param_groups, lrs, strict=True):
                 group["lr"] = lr * schedule(step)
-        rows = torch.randint(recipe.pictures, (optimisation.batch_size,), generator=picks)
+        rows = torch.randint(recipe.images, (optimisation.batch_size,), generator=picks)
         losses = module({name: tensor[rows] for name, tensor in pool.items()})
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(module.parameters(), optimisation.max_grad_norm)
@@ -286,22 +286,22 @@ def train_teacher(
                 file.write(json.dumps(line) + "\n")
             bar.set_postfix(loss=means["loss"], shape=means["shape_accuracy"])
             sums = {}
-    held_out = LabelledPictures(optimisation.seed, "validation", 512, settings)
-    return module.vision, judge(module, held_out)
+    held_out = LabelledImages(optimisation.seed, "validation", 512, settings)
+    return module.vision, measure(module, held_out)
 
 
 @torch.no_grad()
-def judge(module: SupervisedTeacher, pictures: LabelledPictures) -> dict[str, float]:
-    """Losses and accuracies of a teacher on pictures, by name."""
+def measure(module: SupervisedTeacher, images: LabelledImages) -> dict[str, float]:
+    """Losses and accuracies of a teacher on images, by name."""
     module.eval()
-    return {name: float(value) for name, value in module(draw_pool(pictures)).items()}
+    return {name: float(value) for name, value in module(draw_pool(images)).items()}
 
 
-def draw_pool(pictures: LabelledPictures) -> dict[str, torch.Tensor]:
-    """All pictures of a set, drawn by two processes; pixels in half precision to save memory."""
-    loader = DataLoader(pictures, batch_size=64, num_workers=2)
+def draw_pool(images: LabelledImages) -> dict[str, torch.Tensor]:
+    """All images of a set, drawn by two processes; pixels in half precision to save memory."""
+    loader = DataLoader(images, batch_size=64, num_workers=2)
     parts: dict[str, list[torch.Tensor]] = {}
-    for batch in tqdm(loader, desc="pictures", unit="batch"):
+    for batch in tqdm(loader, desc="images", unit="batch"):
         batch["pixel_values"] = batch["pixel_values"].half()
         for name, tensor in batch.items():
             parts.setdefault(name, []).append(tensor.clone())

@@ -20,7 +20,7 @@ from model_plugin.images import ImageSettings
 from vora_serve.demo.language import llm_config, train_tokenizer
 from vora_serve.demo.recipe import DemoRecipe
 from vora_serve.demo.report import write_report
-from vora_serve.demo.samples import Pictures, Texts
+from vora_serve.demo.samples import Images, Texts
 from vora_serve.demo.stage import run_shared_stage, run_stages
 from vora_serve.demo.teacher import train_teacher
 from vora_serve.training import Teacher, finetune, pretrain
@@ -124,7 +124,7 @@ def pretrain_fixed(recipe: DemoRecipe, run: Path) -> None:
                 model,
                 make_processor(recipe, image_settings(recipe)[0]),
                 Teacher(Aimv2VisionModel.from_pretrained(run / "teacher")),
-                Pictures(
+                Images(
                     recipe.pretrain.optimisation.seed,
                     max_questions=recipe.pretrain.questions,
                     family_weights=recipe.pretrain.family_weights,
@@ -157,9 +157,7 @@ def finetune_native(recipe: DemoRecipe, run: Path, number: int) -> Path:
             finetune(
                 VoRAForCausalLM.from_pretrained(run / before, dtype=torch.float32),
                 make_processor(recipe, image_settings(recipe)[1]),
-                Pictures(
-                    this.optimisation.seed, text_share=0.05, family_weights=this.family_weights
-                ),
+                Images(this.optimisation.seed, text_share=0.05, family_weights=this.family_weights),
                 this,
                 run / "log" / name,
                 run / name,

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from model_plugin.engine import mark_cpu_build
-from model_plugin.engine.blanks import bound_in_calls
+from model_plugin.engine.whitespace import bound_in_calls
 from vora_serve.engine.stopping import finishing
 
 # A spawned process imports this module before anything of vLLM.

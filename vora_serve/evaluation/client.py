@@ -1,4 +1,4 @@
-"""Asking an OpenAI-compatible server about pictures, several questions at a time."""
+"""Asking an OpenAI-compatible server about images, several questions at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from vora_serve.errors import VoRAServeError
 
-Picture = Image.Image | Path | None
+ImageSource = Image.Image | Path | None
 
 
 class EvaluationError(VoRAServeError):
@@ -50,7 +50,7 @@ class Endpoint:
 
 def ask_all(
     endpoint: Endpoint,
-    questions: Sequence[tuple[Picture, str]],
+    questions: Sequence[tuple[ImageSource, str]],
     progress: Callable[[], None] = lambda: None,
     max_tokens: int = 16,
 ) -> list[str]:
@@ -58,7 +58,7 @@ def ask_all(
 
     Args:
         endpoint: the server.
-        questions: a picture (drawn, a file that is sent as it is, or none) and what is asked.
+        questions: an image (drawn, a file that is sent as it is, or none) and what is asked.
         progress: called after every reply.
         max_tokens: longest reply.
 
@@ -70,7 +70,7 @@ def ask_all(
 
 async def _ask_all(
     endpoint: Endpoint,
-    questions: Sequence[tuple[Picture, str]],
+    questions: Sequence[tuple[ImageSource, str]],
     progress: Callable[[], None],
     max_tokens: int,
 ) -> list[str]:
@@ -84,8 +84,8 @@ async def _ask_all(
         waiting = iter(enumerate(questions))
 
         async def work() -> None:
-            for index, (picture, text) in waiting:
-                body = chat_request(model, picture, text, max_tokens)
+            for index, (image, text) in waiting:
+                body = chat_request(model, image, text, max_tokens)
                 answer = await _post(client, f"{endpoint.root}/chat/completions", body)
                 replies[index] = _reply(answer)
                 progress()
@@ -99,15 +99,15 @@ async def _ask_all(
         return replies
 
 
-def chat_request(model: str, picture: Picture, text: str, max_tokens: int) -> dict[str, Any]:
-    """A chat completion request with a picture as a ``data:`` URL, decoded greedily.
+def chat_request(model: str, image: ImageSource, text: str, max_tokens: int) -> dict[str, Any]:
+    """A chat completion request with an image as a ``data:`` URL, decoded greedily.
 
     Raises:
-        EvaluationError: the picture's file cannot be read.
+        EvaluationError: the image's file cannot be read.
     """
     content: list[dict[str, Any]] = []
-    if picture is not None:
-        content.append({"type": "image_url", "image_url": {"url": _data_url(picture)}})
+    if image is not None:
+        content.append({"type": "image_url", "image_url": {"url": _data_url(image)}})
     content.append({"type": "text", "text": text})
     return {
         "model": model,
@@ -117,16 +117,16 @@ def chat_request(model: str, picture: Picture, text: str, max_tokens: int) -> di
     }
 
 
-def _data_url(picture: Image.Image | Path) -> str:
-    if isinstance(picture, Path):
-        kind = mimetypes.guess_type(picture.name)[0] or "image/jpeg"
+def _data_url(image: Image.Image | Path) -> str:
+    if isinstance(image, Path):
+        kind = mimetypes.guess_type(image.name)[0] or "image/jpeg"
         try:
-            data = picture.read_bytes()
+            data = image.read_bytes()
         except OSError as error:
-            raise EvaluationError(f"{picture} cannot be read: {error.strerror}.") from error
+            raise EvaluationError(f"{image} cannot be read: {error.strerror}.") from error
     else:
         kind, buffer = "image/png", io.BytesIO()
-        picture.save(buffer, "PNG")
+        image.save(buffer, "PNG")
         data = buffer.getvalue()
     return f"data:{kind};base64," + base64.b64encode(data).decode("ascii")
 

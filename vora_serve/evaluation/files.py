@@ -1,4 +1,4 @@
-"""Suites from local data files: questions about pictures, and how their replies are scored.
+"""Suites from local data files: questions about images, and how their replies are scored.
 
 A file holds JSON lines or one JSON array. A record has ``question`` (or ``text``), optionally
 ``image`` (a path relative to the suite's folder of images) and ``category``, and
@@ -40,7 +40,7 @@ class Question:
 
     Attributes:
         text: as it is sent.
-        image: its picture's file, or None.
+        image: its image's file, or None.
         answers: right answers; of a choice, the letter's number first.
         options: of a choice.
         category: groups questions in the result.
@@ -76,12 +76,12 @@ def read_suite(
     Args:
         kind: of the suite.
         file: JSON lines, or one JSON array.
-        images: folder of pictures; the file's own when None.
+        images: folder of images; the file's own when None.
         prompt: instead of the kind's own; ``{question}`` and ``{options}`` are filled in.
         limit: only so many questions from the start.
 
     Raises:
-        ConfigurationError: the file, a record or a picture is not as it should be.
+        ConfigurationError: the file, a record or an image is not as it should be.
     """
     records = _records(file)[:limit]
     if not records:
@@ -111,7 +111,7 @@ def score(kind: Kind, questions: Sequence[Question], replies: Sequence[str]) -> 
     return result
 
 
-def judge(kind: Kind, question: Question, reply: str) -> bool:
+def matches(kind: Kind, question: Question, reply: str) -> bool:
     """Whether one reply is right."""
     if kind == "vqa":
         return exact_match(reply, question.answers)
@@ -127,7 +127,7 @@ def _metrics(kind: Kind, questions: Sequence[Question], replies: Sequence[str]) 
         scores.pop("questions")
         return scores
     pairs = list(zip(questions, replies, strict=True))
-    metrics = {"accuracy": sum(judge(kind, q, r) for q, r in pairs) / len(pairs)}
+    metrics = {"accuracy": sum(matches(kind, q, r) for q, r in pairs) / len(pairs)}
     if kind == "vqa" and any(len(question.answers) > 1 for question in questions):
         metrics["consensus"] = sum(consensus(r, q.answers) for q, r in pairs) / len(pairs)
     if kind == "choice":
@@ -156,7 +156,7 @@ def _question(kind: Kind, record: Any, images: Path, template: str) -> Question:
     if record.get("image"):
         image = images / str(record["image"])
         if not image.is_file():
-            raise ValueError(f"there is no picture {image}")
+            raise ValueError(f"there is no image {image}")
     options: tuple[str, ...] = ()
     if kind == "vqa":
         given = record["answers"] if "answers" in record else record["answer"]

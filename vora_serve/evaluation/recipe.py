@@ -21,13 +21,13 @@ class SuiteRecipe(_Strict):
     Attributes:
         kind: ``demo`` (the demo's world; needs no file), ``vqa``, ``choice`` or ``pope``.
         data: the questions' file.
-        images: folder of pictures; the file's own when absent.
+        images: folder of images; the file's own when absent.
         name: in the result; the file's when absent.
         prompt: instead of the kind's own.
         limit: questions; of the demo, of each group.
         max_tokens: longest reply.
-        seed: of the demo's held-out pictures.
-        blank: ask the demo's questions about blank pictures too.
+        seed: of the demo's held-out images.
+        blank: ask the demo's questions about blank images too.
     """
 
     kind: Literal["demo", "vqa", "choice", "pope"]

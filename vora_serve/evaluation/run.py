@@ -13,8 +13,8 @@ import yaml
 
 from vora_serve.accuracy import draw_table, summarise
 from vora_serve.errors import ConfigurationError
-from vora_serve.evaluation.client import Endpoint, Picture, ask_all
-from vora_serve.evaluation.files import Question, judge, read_suite, score
+from vora_serve.evaluation.client import Endpoint, ImageSource, ask_all
+from vora_serve.evaluation.files import Question, matches, read_suite, score
 from vora_serve.evaluation.recipe import EvaluationRecipe, SuiteRecipe
 from vora_serve.evaluation.table import draw_scores
 from vora_serve.world.suite import Item, build_suite, is_right
@@ -89,7 +89,7 @@ def _run(endpoint: Endpoint, suite: SuiteRecipe, questions: list[Any]) -> dict[s
                 "image": str(question.image) if question.image else None,
                 "answers": question.answers,
                 "reply": reply,
-                "right": judge(kind, question, reply),
+                "right": matches(kind, question, reply),
             }
             for question, reply in zip(asked, replies, strict=True)
         ],
@@ -97,12 +97,12 @@ def _run(endpoint: Endpoint, suite: SuiteRecipe, questions: list[Any]) -> dict[s
 
 
 def _ask_items(endpoint: Endpoint, items: list[Item], name: str) -> list[bool]:
-    replies = _ask(endpoint, [(item.picture, item.question) for item in items], name, 16)
+    replies = _ask(endpoint, [(item.image, item.question) for item in items], name, 16)
     return [is_right(reply, item.answer) for reply, item in zip(replies, items, strict=True)]
 
 
 def _ask(
-    endpoint: Endpoint, asked: list[tuple[Picture, str]], name: str, max_tokens: int
+    endpoint: Endpoint, asked: list[tuple[ImageSource, str]], name: str, max_tokens: int
 ) -> list[str]:
     with typer.progressbar(length=len(asked), label=name, file=sys.stderr, show_pos=True) as bar:
         return ask_all(endpoint, asked, lambda: bar.update(1), max_tokens)

@@ -1,4 +1,4 @@
-"""How replies are judged: exact match, multiple choice, yes or no."""
+"""How replies are scored: exact match, multiple choice, yes or no."""
 
 from __future__ import annotations
 

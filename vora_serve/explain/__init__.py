@@ -1,4 +1,4 @@
-"""How a model sees: attention from its answer to a picture's patches, and likeness to a teacher."""
+"""How a model sees: attention from its answer to an image's patches, and likeness to a teacher."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -107,9 +107,9 @@ def _draw(
     explainer: Explainer, result: Explanation, index: int, image: Image.Image, out: Path
 ) -> None:
     from vora_serve.explain.draw import overlay, sheet
-    from vora_serve.explain.look import served_picture
+    from vora_serve.explain.look import served_image
 
-    served = served_picture(image, explainer.processor.settings)
+    served = served_image(image, explainer.processor.settings)
     weights = result.of_image(index)
     name = f"image-{index + 1}"
     by_layer = [overlay(served, layer, 336) for layer in weights.mean(axis=0)]

@@ -1,4 +1,4 @@
-"""Pictures of attention as PNG, for papers and slides. Needs numpy and Pillow only."""
+"""Images of attention as PNG, for papers and slides. Needs numpy and Pillow only."""
 
 from __future__ import annotations
 
@@ -24,19 +24,17 @@ def colours(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
     return rounded
 
 
-def overlay(
-    picture: Image.Image, weights: npt.NDArray[np.floating], side: int = 672
-) -> Image.Image:
-    """A picture as the model got it, dimmed, with each patch coloured by its weight.
+def overlay(image: Image.Image, weights: npt.NDArray[np.floating], side: int = 672) -> Image.Image:
+    """An image as the model got it, dimmed, with each patch coloured by its weight.
 
     Args:
-        picture: at the served size.
+        image: at the served size.
         weights: (rows, columns), 0 or above; the largest one gets the brightest colour.
         side: long side of the result, in pixels.
     """
-    factor = side / max(picture.size)
-    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-    base = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC), np.float64)
+    factor = side / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    base = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC), np.float64)
     scaled = weights / max(float(weights.max()), 1e-12)
     heat = Image.fromarray(colours(scaled)).resize(size, Image.Resampling.NEAREST)
     alpha = Image.fromarray((scaled * 255).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
@@ -46,14 +44,14 @@ def overlay(
     return Image.fromarray(np.clip(mixed + 0.5, 0, 255).astype(np.uint8))
 
 
-def sheet(pictures: list[Image.Image], columns: int, gap: int = 8) -> Image.Image:
-    """Pictures of one size side by side on white, row by row."""
-    width, height = pictures[0].size
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
+def sheet(images: list[Image.Image], columns: int, gap: int = 8) -> Image.Image:
+    """Images of one size side by side on white, row by row."""
+    width, height = images[0].size
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
     page = Image.new(
         "RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), (255, 255, 255)
     )
-    for index, picture in enumerate(pictures):
-        page.paste(picture, (index % columns * (width + gap), index // columns * (height + gap)))
+    for index, image in enumerate(images):
+        page.paste(image, (index % columns * (width + gap), index // columns * (height + gap)))
     return page

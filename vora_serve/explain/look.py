@@ -128,7 +128,7 @@ class Explainer:
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
         prompt = inputs["input_ids"]
         if not bool(self.model.image_mask(prompt).any()):
-            raise VoRAError("There is no picture to look at.")
+            raise VoRAError("There is no image to look at.")
         said = self._answer(inputs) if answer is None else self._encode(answer)
         if not said:
             raise VoRAError("There is no answer to look at.")
@@ -193,9 +193,9 @@ class Explainer:
             yield states
 
 
-def served_picture(picture: Image.Image, settings: ImageSettings) -> Image.Image:
+def served_image(image: Image.Image, settings: ImageSettings) -> Image.Image:
     """What reaches the model: the normalised pixels, made visible again."""
-    pixels = preprocess(picture, settings)
+    pixels = preprocess(image, settings)
     mean, std = (np.asarray(v)[:, None, None] for v in (settings.image_mean, settings.image_std))
     rgb = ((pixels * std + mean) / settings.rescale_factor).round().clip(0, 255)
     return Image.fromarray(rgb.astype(np.uint8).transpose(1, 2, 0))

@@ -45,18 +45,18 @@ def _error(status: int, message: str) -> JSONResponse:
     )
 
 
-def _picture(url: str) -> Image.Image:
-    """A picture from a ``data:`` URL; this process fetches nothing."""
+def _image(url: str) -> Image.Image:
+    """An image from a ``data:`` URL; this process fetches nothing."""
     head, comma, data = url.partition(",")
     if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
-        raise _WrongError("Only pictures that were uploaded can be looked into, not addresses.")
+        raise _WrongError("Only images that were uploaded can be looked into, not addresses.")
     try:
         image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
         if image.width * image.height > MAX_PIXELS:
-            raise _WrongError("The picture is too large to be looked into.")
+            raise _WrongError("The image is too large to be looked into.")
         return image.convert("RGB")
     except (binascii.Error, UnidentifiedImageError, OSError, ValueError):
-        raise _WrongError("The picture cannot be read.") from None
+        raise _WrongError("The image cannot be read.") from None
 
 
 def _messages(asked: Asked) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ def _messages(asked: Asked) -> list[dict[str, Any]]:
                 if part.get("type") == "image_url":
                     holder = part.get("image_url")
                     url = holder.get("url") if isinstance(holder, dict) else holder
-                    parts.append({"type": "image", "image": _picture(str(url))})
+                    parts.append({"type": "image", "image": _image(str(url))})
                 else:
                     parts.append({"type": "text", "text": str(part.get("text", ""))})
             content = parts

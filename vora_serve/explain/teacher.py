@@ -1,4 +1,4 @@
-"""How alike a model's blocks and a vision teacher's are, over the patches of a picture."""
+"""How alike a model's blocks and a vision teacher's are, over the patches of an image."""
 
 from __future__ import annotations
 

@@ -49,24 +49,24 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class DigitPicture:
-    """A picture of one handwritten digit.
+class DigitImage:
+    """An image of one handwritten digit.
 
     Attributes:
-        picture: RGB.
+        image: RGB.
         digit: 0..9.
-        ink: how much of each pixel is ink: mode "L", 0..255, as large as the picture.
+        ink: how much of each pixel is ink: mode "L", 0..255, as large as the image.
         sample: float32 (8, 8), 0..1, the digit as the data set has it.
     """
 
-    picture: Image.Image
+    image: Image.Image
     digit: int
     ink: Image.Image
     sample: np.ndarray
 
 
-def random_digit(seed: int, split: Split, index: int) -> DigitPicture:
-    """Draw a picture of one handwritten digit.
+def random_digit(seed: int, split: Split, index: int) -> DigitImage:
+    """Draw an image of one handwritten digit.
 
     The digit is chosen class-balanced from the split's rows, enlarged smoothly, shifted, a little
     stretched and turned (in the training split more than in the others), and put as ink on a
@@ -86,8 +86,8 @@ def random_digit(seed: int, split: Split, index: int) -> DigitPicture:
     pen = np.full(3, rng.uniform(0, 30) if level > 128 else rng.uniform(225, 255), np.float32)
     pen = np.clip(pen + rng.uniform(-10, 10, 3), 0, 255)
     pixels = backdrop + ink[..., None] * (pen - backdrop)
-    picture = Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
-    return DigitPicture(picture, digit, mask, grey)
+    image = Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
+    return DigitImage(image, digit, mask, grey)
 
 
 def _ink(

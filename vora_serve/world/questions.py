@@ -1,7 +1,7 @@
-"""What can be said and asked about a picture of the demo world, with the right answers.
+"""What can be said and asked about an image of the demo world, with the right answers.
 
 Families of questions: ``colour``, ``shape``, ``count``, ``place``, ``digit``. A question is asked
-only where the picture leaves no doubt: about *the* circle when there is one circle, about left and
+only where the image leaves no doubt: about *the* circle when there is one circle, about left and
 right when two shapes lie clearly apart. Answers are balanced within a family, so that guessing
 stays at chance. Needs numpy only.
 """
@@ -17,7 +17,7 @@ from vora_serve.world.scenes import COLOURS, SHAPES, Scene, Thing
 
 Family = Literal["colour", "shape", "count", "place", "digit"]
 FAMILIES: tuple[Family, ...] = ("colour", "shape", "count", "place", "digit")
-#: Share of right answers of somebody who does not see the picture.
+#: Share of right answers of somebody who does not see the image.
 CHANCE: dict[Family, float] = {
     "colour": 1 / len(COLOURS),
     "shape": 1 / len(SHAPES),
@@ -28,7 +28,7 @@ CHANCE: dict[Family, float] = {
 NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
 )  # fmt: skip
-#: Two shapes lie clearly apart when their centres differ by this part of the picture's side.
+#: Two shapes lie clearly apart when their centres differ by this part of the image's side.
 CLEARLY_APART = 0.15
 
 _COLOUR_OF = (
@@ -85,7 +85,7 @@ def scene_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """Every question that a scene answers without doubt, in random order and wording.
 
     Args:
-        scene: what the picture shows.
+        scene: what the image shows.
         rng: chooses wordings and which of two shapes is asked about.
     """
     things = scene.things
@@ -106,7 +106,7 @@ def scene_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 
 def digit_questions(digit: int, rng: np.random.Generator) -> list[Question]:
-    """The questions that a picture of a digit answers."""
+    """The questions that an image of a digit answers."""
     return [Question("digit", _pick(rng, _DIGIT), NUMBERS[digit])]
 
 
@@ -124,7 +124,7 @@ def scene_caption(scene: Scene) -> str:
 
 
 def digit_caption(digit: int) -> str:
-    """A description of a picture of a digit."""
+    """A description of an image of a digit."""
     return f"The handwritten digit {NUMBERS[digit]}."
 
 
@@ -150,7 +150,7 @@ def _article(name: str) -> str:
 
 
 def _where(scene: Scene, thing: Thing) -> str:
-    """Where a shape lies, in thirds of the picture."""
+    """Where a shape lies, in thirds of the image."""
     across = ("left", "", "right")[min(2, int(3 * thing.x / scene.width))]
     down = ("top", "", "bottom")[min(2, int(3 * thing.y / scene.height))]
     place = f"{down} {across}".strip()

@@ -1,4 +1,4 @@
-"""Pictures of a small world: coloured shapes on varied backgrounds, at many sizes.
+"""Images of a small world: coloured shapes on varied backgrounds, at many sizes.
 
 A :class:`Scene` is a description (what is where, on which background); :func:`render` turns it
 into pixels. Both are pure functions of a seed, a split and an index, so a scene that was held out
@@ -64,7 +64,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows.
+    """What an image shows.
 
     Attributes:
         width, height: pixels.
@@ -117,7 +117,7 @@ def random_scene(seed: int, split: Split, index: int, *, count: int | None = Non
         count: number of shapes; uniform over 1..4 when None.
 
     Returns:
-        The scene. Shapes do not overlap, lie wholly inside the picture, and no two are alike in
+        The scene. Shapes do not overlap, lie wholly inside the image, and no two are alike in
         both colour and shape.
     """
     rng = stream(seed, split, index)
@@ -239,7 +239,7 @@ def coverage(scene: Scene, thing: Thing) -> tuple[Image.Image, tuple[int, int]]:
     """How much of each pixel a shape covers.
 
     Returns:
-        An anti-aliased mask, mode "L", 0..255, of the part of the picture that holds the shape;
+        An anti-aliased mask, mode "L", 0..255, of the part of the image that holds the shape;
         and where its top left corner lies: (x, y) in pixels.
     """
     scale = _SUPERSAMPLING
@@ -267,18 +267,18 @@ def _box(scene: Scene, thing: Thing) -> tuple[int, int, int, int]:
 
 
 def render(scene: Scene) -> Image.Image:
-    """Draw a scene: an RGB picture of ``scene.width`` x ``scene.height`` pixels."""
-    picture = Image.fromarray(
+    """Draw a scene: an RGB image of ``scene.width`` x ``scene.height`` pixels."""
+    image = Image.fromarray(
         draw_background(
             scene.width, scene.height, scene.background, scene.palette, scene.texture_seed
         )
     )
     for thing in scene.things:
         mask, corner = coverage(scene, thing)
-        picture.paste(thing.rgb, corner, mask)
-    return picture
+        image.paste(thing.rgb, corner, mask)
+    return image
 
 
 def blank_like(width: int, height: int) -> Image.Image:
-    """A picture that shows nothing, for control runs: mid-grey RGB."""
+    """An image that shows nothing, for control runs: mid-grey RGB."""
     return Image.new("RGB", (width, height), (128, 128, 128))

@@ -39,25 +39,25 @@ ANSWERS: dict[Family, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Item:
-    """One question about one picture.
+    """One question about one image.
 
     Attributes:
         group: one of :data:`GROUPS`.
-        picture: RGB.
+        image: RGB.
         question: as a user asks it.
         answer: the right answer, one word of lower case.
         chance: share of right answers of somebody who guesses.
     """
 
     group: str
-    picture: Image.Image
+    image: Image.Image
     question: str
     answer: str
     chance: float
 
     def blank(self) -> Item:
-        """The same question about a picture that shows nothing."""
-        return replace(self, picture=blank_like(*self.picture.size))
+        """The same question about an image that shows nothing."""
+        return replace(self, image=blank_like(*self.image.size))
 
 
 def build_suite(per_group: int, seed: int = SUITE_SEED) -> list[Item]:
@@ -66,36 +66,36 @@ def build_suite(per_group: int, seed: int = SUITE_SEED) -> list[Item]:
     Args:
         per_group: questions of each group; each possible answer is right equally often, but for a
             remainder.
-        seed: of the pictures, all of them from the test split.
+        seed: of the images, all of them from the test split.
 
     Returns:
-        The questions, group after group; no two of a group are about the same picture.
+        The questions, group after group; no two of a group are about the same image.
     """
     items: list[Item] = []
     for number, group in enumerate(GROUPS):
         family: Family = group.split(",")[0]  # type: ignore[assignment]
-        pictures = _pictures(group, np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        images = _images(group, np.random.SeedSequence([seed, number]).generate_state(1)[0])
         wanted = {
             answer: (per_group + place) // len(ANSWERS[family])
             for place, answer in enumerate(reversed(ANSWERS[family]))
         }
         while any(wanted.values()):
-            picture, questions = next(pictures)
+            image, questions = next(images)
             question = next((q for q in questions if q.family == family and wanted[q.answer]), None)
             if question is not None:
                 wanted[question.answer] -= 1
-                items.append(Item(group, picture(), question.text, question.answer, CHANCE[family]))
+                items.append(Item(group, image(), question.text, question.answer, CHANCE[family]))
     return items
 
 
-def _pictures(group: str, seed: int) -> Iterator[tuple[Callable[[], Image.Image], list[Question]]]:
-    """Pictures for a group, drawn only when called for, with all that can be asked of each."""
+def _images(group: str, seed: int) -> Iterator[tuple[Callable[[], Image.Image], list[Question]]]:
+    """Images for a group, drawn only when called for, with all that can be asked of each."""
     seed, index = int(seed), 0
     while True:
         rng = np.random.default_rng([seed, index, 79])
         if group == "digit":
             drawn = random_digit(seed, "test", index)
-            yield (lambda picture=drawn.picture: picture), digit_questions(drawn.digit, rng)  # type: ignore[misc]
+            yield (lambda image=drawn.image: image), digit_questions(drawn.digit, rng)  # type: ignore[misc]
         else:
             count = 1 if group.endswith("one shape") else None
             scene = random_scene(seed, "test", index, count=count)

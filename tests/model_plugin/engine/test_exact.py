@@ -98,7 +98,7 @@ def test_prefix_cache_hit_inside_an_image(engine: Any, oracle: Oracle, beginning
 
 
 def test_prefix_cache_is_keyed_by_the_image(engine: Any, oracle: Oracle) -> None:
-    """Same tokens, another picture: nothing of the first picture is used."""
+    """Same tokens, another image: nothing of the first image is used."""
     engine.reset_prefix_cache()
     cases = [Case("Look: <image> What?", [noise_image(168, 98, seed)]) for seed in (2, 5, 2)]
     outputs = [generate(engine, [case], prompt_logprobs=False)[0] for case in cases]

@@ -44,7 +44,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         args=[
             *("--dtype", "float32", "--enforce-eager"),
             *("--max-model-len", str(CONTEXT), "--max-num-seqs", "4"),
-            # A random model would fill its answers with blanks.
+            # A random model would fill its answers with whitespace.
             "--structured-outputs-config",
             '{"backend": "xgrammar", "disable_any_whitespace": true}',
         ],
@@ -93,7 +93,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "single_pixel": ([url(Image.new("RGB", (1, 1)))], "1x1 pixels"),
     "elongated": ([url(Image.new("RGB", (900, 4)))], "aspect ratio must not exceed 200"),
     "empty": (["data:image/png;base64,"], ""),
-    "no_picture": (["data:image/png;base64," + base64.b64encode(b"text").decode()], ""),
+    "no_image": (["data:image/png;base64," + base64.b64encode(b"text").decode()], ""),
     "too_many": ([GOOD] * 4, "3 image"),
     "beyond_the_context": ([GOOD] * 3, f"{CONTEXT}"),
 }
@@ -110,16 +110,16 @@ def test_bad_images_are_the_clients_fault(client: httpx.Client, name: str) -> No
     assert " at 0x" not in error["message"]
 
 
-def test_a_picture_of_a_refused_request(client: httpx.Client) -> None:
-    """vLLM's cache of processed pictures must not take it for one that the engine has."""
+def test_a_image_of_a_refused_request(client: httpx.Client) -> None:
+    """vLLM's cache of processed images must not take it for one that the engine has."""
     image = url(noise_image(80, 64))
     refused = chat(client, [image], "a" * CONTEXT)
     assert refused.status_code == 400, refused.text
     assert chat(client, [image]).status_code == 200
 
 
-def test_the_prefix_cache_knows_pictures(client: httpx.Client) -> None:
-    """Without that shadow too: a picture seen before is cached, another in its place is not."""
+def test_the_prefix_cache_knows_images(client: httpx.Client) -> None:
+    """Without that shadow too: an image seen before is cached, another in its place is not."""
     seen, other = url(noise_image(100, 70)), url(noise_image(70, 100))
 
     def cached(image: str) -> int:
@@ -148,7 +148,7 @@ SCHEMA = {
 
 
 def test_structured_outputs(client: httpx.Client) -> None:
-    """Random weights say nothing, but what they say fits the schema, picture or not."""
+    """Random weights say nothing, but what they say fits the schema, image or not."""
     form = {"type": "json_schema", "json_schema": {"name": "seen", "schema": SCHEMA}}
     for images in ([GOOD], []):
         answer = chat(client, images, response_format=form, max_tokens=60, temperature=0)

@@ -56,11 +56,11 @@ def test_pretraining_layout() -> None:
     assert difference(without, case, outputs[0]) > 100 * TOLERANCE
 
 
-def check_released(engine: Any, name: str, picture: str) -> None:
+def check_released(engine: Any, name: str, image: str) -> None:
     """What the released implementation gave for a fixture."""
     expected = json.loads((FIXTURES / "expected" / f"{name}.json").read_text())
     logprobs = np.load(FIXTURES / "expected" / f"{name}.npz")["logprobs"]
-    images = [open_image(picture)] if expected["vision_tokens"] else []
+    images = [open_image(image)] if expected["vision_tokens"] else []
     case = Case(expected["prompt"], images, max_tokens=len(expected["greedy"]))
     [output] = generate(engine, [case])
     assert len(output.prompt_token_ids) == expected["prompt_len"]

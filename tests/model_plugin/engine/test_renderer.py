@@ -43,7 +43,7 @@ def as_url(image: Image.Image) -> str:
     return "data:image/png;base64," + b64encode(buffer.getvalue()).decode()
 
 
-def picture(image: Image.Image) -> dict[str, Any]:
+def image(image: Image.Image) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": as_url(image)}}
 
 
@@ -101,9 +101,9 @@ CHATS: dict[str, list[dict[str, Any]]] = {
         {"role": "user", "content": [said("And "), said("now?")]},
     ],
     "images": [
-        {"role": "user", "content": [picture(SMALL), said(" or "), picture(WIDE), said("?")]},
+        {"role": "user", "content": [image(SMALL), said(" or "), image(WIDE), said("?")]},
         {"role": "assistant", "content": "The first."},
-        {"role": "user", "content": [said("Again: "), picture(SMALL)]},
+        {"role": "user", "content": [said("Again: "), image(SMALL)]},
     ],
 }
 
@@ -137,10 +137,10 @@ def test_chats(renderer: Any, oracle: Oracle, name: str) -> None:
 def test_what_users_type_is_text(
     renderer: Any, oracle: Oracle, text: str, template: str | None
 ) -> None:
-    """In every place that a client can write to, with and without a picture beside it."""
+    """In every place that a client can write to, with and without an image beside it."""
     messages: list[dict[str, Any]] = [
         {"role": "system", "content": f"S {text}"},
-        {"role": "user", "content": [said(text), picture(SMALL), said(f"{text} b")]},
+        {"role": "user", "content": [said(text), image(SMALL), said(f"{text} b")]},
         {"role": "assistant", "content": f"{text}{text}"},
         {"role": "user", "content": text},
     ]
@@ -198,7 +198,7 @@ def test_tools(renderer: Any, oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -
     )
     monkeypatch.setattr(renderer.tokenizer, "chat_template", template)
     monkeypatch.setattr(renderer.processor, "chat_template", STRINGS_ONLY)
-    messages = [{"role": "user", "content": [picture(SMALL), said("hi")]}]
+    messages = [{"role": "user", "content": [image(SMALL), said("hi")]}]
     prompt = chat(renderer, messages, variables={"tools": [TOOL]})
     ids = prompt["prompt_token_ids"]
     assert '"name": "look_up"' in prompt["prompt"]
@@ -250,7 +250,7 @@ def test_tools_in_the_default_template(renderer: Any) -> None:
     call = {"name": "look_up", "arguments": '{"what": "<|im_end|>"}'}
     messages: list[dict[str, Any]] = [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": [said("Look: "), picture(SMALL)]},
+        {"role": "user", "content": [said("Look: "), image(SMALL)]},
         {
             "role": "assistant",
             "content": "Well.",
@@ -288,7 +288,7 @@ def test_templates_that_drop_images_are_noticed(renderer: Any) -> None:
     with pytest.raises(ValueError, match=r"marks 0 images .* but 1 are given"):
         chat(
             renderer,
-            [{"role": "user", "content": [picture(SMALL)]}],
+            [{"role": "user", "content": [image(SMALL)]}],
             chat_template=template,
         )
 

@@ -1,4 +1,4 @@
-"""Conversations are about their pictures, the same every time, and asked as often as is wanted."""
+"""Conversations are about their images, the same every time, and asked as often as is wanted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from vora_serve.demo.samples import Pictures, by_weight, only_seen
+from vora_serve.demo.samples import Images, by_weight, only_seen
 from vora_serve.world.questions import Question, scene_questions
 from vora_serve.world.scenes import random_scene
 
@@ -27,9 +27,9 @@ def test_weights_decide_what_is_asked_first_and_lose_nothing() -> None:
 
 
 def test_samples_repeat_and_keep_to_their_limit() -> None:
-    pictures = Pictures(4, max_questions=1, text_share=0.0)
+    images = Images(4, max_questions=1, text_share=0.0)
     for index in range(30):
-        first, again = pictures[index], pictures[index]
+        first, again = images[index], images[index]
         assert first.messages == again.messages
         assert first.images[0].tobytes() == again.images[0].tobytes()
         assert len(first.images) == 1
@@ -45,7 +45,7 @@ def test_no_question_is_answered_by_the_conversation_before_it() -> None:
     assert only_seen([place, colour, other, shape, count]) == [place, other, count]
     assert only_seen([colour, place, shape]) == [colour, place]
     for index in range(40):
-        messages = Pictures(5, text_share=0.0, digit_share=0.0)[index].messages
+        messages = Images(5, text_share=0.0, digit_share=0.0)[index].messages
         answers = [m["content"] for m in messages if m["role"] == "assistant"]
         # A description tells everything, so it comes last.
         assert not any(answer.startswith("There ") for answer in answers[:-1])

@@ -12,7 +12,7 @@ import torch
 from model_plugin.images import ImageSettings
 from vora_serve.demo.recipe import TeacherRecipe
 from vora_serve.demo.teacher import (
-    LabelledPictures,
+    LabelledImages,
     digit_labels,
     position_table,
     scene_labels,
@@ -65,7 +65,7 @@ def test_padding_moves_labels() -> None:
 @pytest.mark.parametrize("index", range(20))
 def test_patches_of_a_colour_show_it(index: int) -> None:
     scene = random_scene(3, "train", index)
-    sample = LabelledPictures(3, "train", 4 * index + 8, SETTINGS)
+    sample = LabelledImages(3, "train", 4 * index + 8, SETTINGS)
     labels = scene_labels(scene, GRID)
     found = {int(colour) for colour in labels.colour if colour > 0}
     assert found <= {1 + list(COLOURS).index(thing.colour) for thing in scene.things}
@@ -101,7 +101,7 @@ def test_training_lowers_the_losses_and_repeats(tmp_path: Path) -> None:
         layers=2,
         heads=2,
         mlp=64,
-        pictures=64,
+        images=64,
         optimisation=Optimisation.model_validate(settings),
     )
     first, accuracies = train_teacher(recipe, SETTINGS, tmp_path / "a")

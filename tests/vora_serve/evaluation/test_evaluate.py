@@ -65,21 +65,21 @@ def serving(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def shown(body: dict[str, Any]) -> tuple[Image.Image, str]:
-    picture, text = body["messages"][0]["content"]
-    data = picture["image_url"]["url"].removeprefix("data:image/png;base64,")
+    image, text = body["messages"][0]["content"]
+    data = image["image_url"]["url"].removeprefix("data:image/png;base64,")
     return Image.open(io.BytesIO(base64.b64decode(data))), text["text"]
 
 
-def test_replies_come_in_order_and_pictures_arrive_unharmed() -> None:
-    pictures = [Image.new("RGB", (4 + i, 3), (i * 9, 0, 200)) for i in range(20)]
+def test_replies_come_in_order_and_images_arrive_unharmed() -> None:
+    images = [Image.new("RGB", (4 + i, 3), (i * 9, 0, 200)) for i in range(20)]
 
     def answer(body: dict[str, Any]) -> tuple[int, bytes]:
-        picture, text = shown(body)
-        return completion(f"{text} {picture.size[0]} {picture.getpixel((0, 0))[0]}")  # type: ignore[index]
+        image, text = shown(body)
+        return completion(f"{text} {image.size[0]} {image.getpixel((0, 0))[0]}")  # type: ignore[index]
 
     done: list[int] = []
     with serving(answer) as (url, bodies):
-        questions = [(picture, f"q{i}") for i, picture in enumerate(pictures)]
+        questions = [(image, f"q{i}") for i, image in enumerate(images)]
         endpoint = Endpoint(url, api_key="secret", concurrency=5)
         replies = ask_all(endpoint, questions, lambda: done.append(1))
     assert replies == [f"q{i} {4 + i} {i * 9}" for i in range(20)]
@@ -93,11 +93,11 @@ def test_replies_come_in_order_and_pictures_arrive_unharmed() -> None:
 def test_the_command_counts_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     known = {}
     for item in build_suite(10, seed=3):
-        known[(item.picture.tobytes(), item.question)] = item.answer
+        known[(item.image.tobytes(), item.question)] = item.answer
 
     def answer(body: dict[str, Any]) -> tuple[int, bytes]:
-        picture, text = shown(body)
-        return completion(known.get((picture.convert("RGB").tobytes(), text), "red"))
+        image, text = shown(body)
+        return completion(known.get((image.convert("RGB").tobytes(), text), "red"))
 
     file = tmp_path / "result.json"
     with serving(answer) as (url, bodies):
@@ -106,7 +106,7 @@ def test_the_command_counts_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     rows = {row["group"]: row for row in json.loads(file.read_text())["groups"]}
     assert set(rows) == set(GROUPS)
     assert all(row["accuracy"] == 1.0 for row in rows.values())
-    # A blank picture is unknown to the server, which then says "red".
+    # A blank image is unknown to the server, which then says "red".
     reds = sum(item.answer == "red" for item in build_suite(10, 3) if item.group == "colour")
     assert rows["colour"]["blank"] == reds / 10
     assert rows["shape"]["blank"] == 0.0

@@ -97,7 +97,7 @@ def test_every_suite_over_http(folder: Path, capsys: pytest.CaptureFixture[str])
     url = content[0]["image_url"]["url"]
     assert url.startswith("data:image/jpeg;base64,")
     assert base64.b64decode(url.partition(",")[2]) == (folder / "b.jpg").read_bytes()
-    assert len(sent["2 + 2?"]["messages"][0]["content"]) == 1, "no picture, no image part"
+    assert len(sent["2 + 2?"]["messages"][0]["content"]) == 1, "no image, no image part"
     assert sent["Colour?"]["max_tokens"] == 5
     assert sent["What?"]["messages"][0]["content"][1]["text"] == (
         "What?\nA. cat\nB. dog\nAnswer with the option's letter from the given choices directly."
@@ -115,7 +115,7 @@ def test_a_dry_run_asks_nothing(folder: Path, capsys: pytest.CaptureFixture[str]
         ("vqa", {"question": "?"}, "question 1: it has no 'answer'"),
         ("vqa", {"question": "?", "answers": []}, "no answer"),
         ("vqa", {"answer": "x"}, "it has no 'text'"),
-        ("vqa", {"question": "?", "answer": "x", "image": "gone.png"}, "no picture .*gone.png"),
+        ("vqa", {"question": "?", "answer": "x", "image": "gone.png"}, "no image .*gone.png"),
         ("vqa", ["x"], "no record"),
         ("choice", {"question": "?", "options": ["a"], "answer": "A"}, "2 to 26 options"),
         ("choice", {"question": "?", "options": ["a", "b"], "answer": "C"}, "none of its options"),

@@ -20,7 +20,7 @@ from vora_serve.cli import app as cli
 from vora_serve.errors import ConfigurationError
 from vora_serve.explain import Explainer
 from vora_serve.explain.draw import colours, overlay
-from vora_serve.explain.look import served_picture
+from vora_serve.explain.look import served_image
 from vora_serve.explain.server import make_app
 from vora_serve.explain.teacher import linear_cka, unpatchify
 from vora_serve.gateway import create_app, load_settings
@@ -121,12 +121,12 @@ def test_cka_by_hand() -> None:
 
 
 def test_unpatchify_undoes_patches(explainer: Explainer) -> None:
-    picture = Image.open(FIXTURES / "a.png").convert("RGB")
-    inputs = explainer.processor.image_processor([picture], return_tensors="pt")
+    image = Image.open(FIXTURES / "a.png").convert("RGB")
+    inputs = explainer.processor.image_processor([image], return_tensors="pt")
     h, w = inputs["image_grid_hw"][0].tolist()
     settings = explainer.processor.settings
     pixels = unpatchify(inputs["pixel_values"], h, w, settings.patch_size)
-    served = served_picture(picture, settings)
+    served = served_image(image, settings)
     assert served.size == (w * settings.patch_size, h * settings.patch_size)
     mean, std = (np.asarray(v)[:, None, None] for v in (settings.image_mean, settings.image_std))
     back = (pixels.numpy() * std + mean) * 255
@@ -146,13 +146,13 @@ def test_drawn_weights_are_where_they_belong() -> None:
 
 
 def test_nothing_to_look_at_is_said(explainer: Explainer) -> None:
-    with pytest.raises(VoRAError, match="no picture"):
+    with pytest.raises(VoRAError, match="no image"):
         explainer.explain([{"role": "user", "content": "hello"}], "hi")
     with pytest.raises(VoRAError, match="no answer"):
         explainer.explain(ask("a.png"), "")
 
 
-def test_the_command_writes_pictures_and_numbers(tmp_path: Path) -> None:
+def test_the_command_writes_images_and_numbers(tmp_path: Path) -> None:
     arguments = [
         "--model", str(FIXTURES / "merged"), "--image", str(FIXTURES / "a.png"),
         "--teacher", str(TEACHER), "--answer", "hello", "--out", str(tmp_path / "out"),
@@ -166,8 +166,8 @@ def test_the_command_writes_pictures_and_numbers(tmp_path: Path) -> None:
     assert names == ["attention.json", *drawn]
     data = json.loads((tmp_path / "out" / "attention.json").read_text(encoding="utf-8"))
     assert len(data["attention"]) == len(data["tokens"])
-    with Image.open(tmp_path / "out" / "image-1.png") as picture:
-        assert max(picture.size) == 672
+    with Image.open(tmp_path / "out" / "image-1.png") as image:
+        assert max(image.size) == 672
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_the_server_answers_the_playground_through_the_gateway(explainer: Explai
             for bad in ("https://example.org/a.png", "data:image/png;base64,AAAA"):
                 refused = client.post("/playground/explain", json=question(bad))
                 assert refused.status_code == 400
-                assert "picture" in refused.json()["error"]["message"]
+                assert "image" in refused.json()["error"]["message"]
             assert client.post("/playground/explain", json={"x": 1}).status_code == 400
             looker.stop()
             away = client.post("/playground/explain", json=question(data_url("a.png")))

@@ -111,7 +111,7 @@ def serving(
     """The command with an engine of its own."""
     engine = [
         "--", "--max-model-len", "1024", "--enforce-eager",
-        # A random model would fill its answers with blanks.
+        # A random model would fill its answers with whitespace.
         "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
         *engine_arguments,
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 import vora_serve.demo
 from model_plugin import VoRAForCausalLM, VoRAProcessor
 from model_plugin.export import merge_checkpoint
-from vora_serve.demo.samples import Pictures
+from vora_serve.demo.samples import Images
 from vora_serve.training import (
     Distillation,
     FinetuneRecipe,
@@ -36,13 +36,13 @@ def exported(stage: str, work: Path) -> Path:
     if stage == "fine-tuned":
         recipe = FinetuneRecipe(optimisation=settings, max_length=512)
         return finetune(
-            model, VoRAProcessor.from_pretrained(DEMO), Pictures(1), recipe, work, work / "out"
+            model, VoRAProcessor.from_pretrained(DEMO), Images(1), recipe, work, work / "out"
         )
     out = pretrain(
         model,
         VoRAProcessor.from_pretrained(DEMO),
         None,
-        Pictures(1),
+        Images(1),
         PretrainRecipe(
             optimisation=settings,
             distillation=Distillation(mode="none"),

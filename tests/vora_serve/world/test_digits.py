@@ -1,4 +1,4 @@
-"""Digits: splits that share nothing, pictures that show the sample they are made from."""
+"""Digits: splits that share nothing, images that show the sample they are made from."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def test_samples_come_from_their_split(split: str, digits: tuple[np.ndarray, np.
     assert seen == set(range(10))
 
 
-def test_the_same_seed_draws_the_same_picture() -> None:
+def test_the_same_seed_draws_the_same_image() -> None:
     first, again = random_digit(5, "train", 9), random_digit(5, "train", 9)
     assert first.digit == again.digit
-    assert first.picture.tobytes() == again.picture.tobytes()
+    assert first.image.tobytes() == again.image.tobytes()
 
 
 @pytest.mark.parametrize("index", range(10))
 def test_ink_stands_out_of_the_background(index: int) -> None:
     drawn = random_digit(1, "test", index)
-    grey = np.asarray(drawn.picture.convert("L"), float)
+    grey = np.asarray(drawn.image.convert("L"), float)
     ink = np.asarray(drawn.ink)
     assert ink.shape == grey.shape
     assert abs(grey[ink > 200].mean() - grey[ink == 0].mean()) > 60

@@ -82,16 +82,16 @@ def test_the_suite_is_balanced_held_out_and_repeatable() -> None:
         assert always <= CHANCE[family] + 1 / 40
     again = build_suite(40)
     assert [(i.question, i.answer) for i in suite] == [(i.question, i.answer) for i in again]
-    assert suite[0].picture.tobytes() == again[0].picture.tobytes()
-    assert build_suite(5, seed=1)[0].picture.tobytes() != suite[0].picture.tobytes()
+    assert suite[0].image.tobytes() == again[0].image.tobytes()
+    assert build_suite(5, seed=1)[0].image.tobytes() != suite[0].image.tobytes()
 
 
-def test_a_blank_item_differs_in_its_picture_only() -> None:
+def test_a_blank_item_differs_in_its_image_only() -> None:
     item = build_suite(1)[0]
     blank = item.blank()
     assert (blank.question, blank.answer, blank.group) == (item.question, item.answer, item.group)
-    assert blank.picture.size == item.picture.size
-    assert blank.picture.tobytes() != item.picture.tobytes()
+    assert blank.image.size == item.image.size
+    assert blank.image.tobytes() != item.image.tobytes()
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,9 @@ def test_every_kind_of_everything_turns_up() -> None:
 @pytest.mark.parametrize("index", range(40))
 def test_the_middle_of_a_shape_has_its_colour(index: int) -> None:
     scene = random_scene(1, "train", index)
-    picture = pixels(scene)
+    image = pixels(scene)
     for thing in scene.things:
-        middle = picture[int(thing.y), int(thing.x)]
+        middle = image[int(thing.y), int(thing.x)]
         # A nearest-colour rule of this test's own, on the nominal colours.
         nearest = min(COLOURS, key=lambda name: float(np.sum((COLOURS[name] - middle) ** 2)))
         assert nearest == thing.colour
@@ -129,7 +129,7 @@ def test_what_is_unknown_is_refused() -> None:
         scenes.draw_background(10, 10, "sky", ((0, 0, 0), (0, 0, 0)), 0)
 
 
-def test_a_blank_picture_is_blank() -> None:
+def test_a_blank_image_is_blank() -> None:
     blank = scenes.blank_like(30, 20)
     assert blank.size == (30, 20)
     assert isinstance(blank, Image.Image)

@@ -1,4 +1,4 @@
-"""The page at ``/``: talk to the served models, and see what a picture becomes and costs."""
+"""The page at ``/``: talk to the served models, and see what an image becomes and costs."""
 
 from vora_serve.gateway.playground.geometry import describe_checkpoint
 from vora_serve.gateway.playground.routes import add_playground, public_paths

@@ -1,7 +1,7 @@
-"""The playground's pages: files of this package, and one look at a picture.
+"""The playground's pages: files of this package, and one look at an image.
 
 Everything comes from this origin, and the policy below lets the browser run nothing else: no inline
-script or style, no string that becomes code or markup, no picture from elsewhere. Pictures by URL
+script or style, no string that becomes code or markup, no image from elsewhere. Images by URL
 are therefore fetched by the gateway, under the rules that hold for requests.
 """
 
@@ -51,8 +51,8 @@ _HEADERS = {
 _TYPES = {".js": "text/javascript", ".svg": "image/svg+xml", ".css": "text/css"}
 
 
-class PictureRequest(BaseModel):
-    """A picture to look at: where it is."""
+class ImageRequest(BaseModel):
+    """An image to look at: where it is."""
 
     model_config = ConfigDict(extra="forbid")
     url: str = Field(min_length=1)
@@ -127,14 +127,14 @@ def add_playground(app: FastAPI, state: GatewayState) -> None:
             headers=_HEADERS,
         )
 
-    async def picture(request: Request) -> Response:
+    async def image(request: Request) -> Response:
         return JSONResponse(await _look(request, state), headers=_HEADERS)
 
     async def explain(request: Request) -> Response:
         return await _explain(request, state)
 
     app.add_route(PREFIX + "settings.json", told, methods=["GET"], include_in_schema=False)
-    app.add_route(PREFIX + "picture", picture, methods=["POST"], include_in_schema=False)
+    app.add_route(PREFIX + "image", image, methods=["POST"], include_in_schema=False)
     if settings.playground.explain_url is not None:
         app.add_route(PREFIX + "explain", explain, methods=["POST"], include_in_schema=False)
 
@@ -152,14 +152,14 @@ async def _body(request: Request, state: GatewayState, share: Any) -> bytes:
 
 
 async def _look(request: Request, state: GatewayState) -> dict[str, str]:
-    """The picture as the engine would get it: fetched, checked, upright, as a ``data:`` URL."""
+    """The image as the engine would get it: fetched, checked, upright, as a ``data:`` URL."""
     with state.bodies.share() as share:
         body = await _body(request, state, share)
         try:
-            asked = PictureRequest.model_validate_json(body)
+            asked = ImageRequest.model_validate_json(body)
         except ValidationError:
             raise InvalidRequestError(
-                'The body must be {"url": "…"} with a picture\'s URL.', param="url"
+                'The body must be {"url": "…"} with an image\'s URL.', param="url"
             ) from None
         loaded = await state.images.load([ImageRef(asked.url, "auto", "url")], share)
         return {"url": loaded.urls[0]}

@@ -2,16 +2,16 @@
 import { chat } from "./api.js";
 import { announce, copy, h, number } from "./dom.js";
 import { markdown } from "./markdown.js";
-import { money } from "./pictures.js";
+import { money } from "./images.js";
 
 export class Answer {
   /**
-   * @param {{model: string, label: string}} lane
+   * @param {{model: string, label: string}} pane
    * @param {object} body the request
    * @param {{retry: Function, code: Function, explain: Function|null, settings: object}} hooks
    */
-  constructor(lane, body, hooks) {
-    this.lane = lane;
+  constructor(pane, body, hooks) {
+    this.pane = pane;
     this.body = body;
     this.hooks = hooks;
     this.text = "";
@@ -21,8 +21,8 @@ export class Answer {
     this.finish = null;
     this.said = h("div", { class: "said" });
     this.foot = h("div");
-    this.node = h("article", { class: "answer", "aria-busy": "true", "aria-label": `Answer of ${lane.label}` },
-      h("h3", { text: lane.label }), this.said, this.foot);
+    this.node = h("article", { class: "answer", "aria-busy": "true", "aria-label": `Answer of ${pane.label}` },
+      h("h3", { text: pane.label }), this.said, this.foot);
   }
 
   get busy() { return this.state === "waiting" || this.state === "streaming"; }
@@ -44,7 +44,7 @@ export class Answer {
     this.#show();
     this.node.setAttribute("aria-busy", "false");
     this.#keepingEnd(() => this.#finish());
-    announce(this.state === "failed" ? `Failed: ${this.error.message}` : `${this.lane.label} answered: ${this.text}`);
+    announce(this.state === "failed" ? `Failed: ${this.error.message}` : `${this.pane.label} answered: ${this.text}`);
   }
 
   stop() { this.abort?.abort(); }
@@ -91,7 +91,7 @@ export class Answer {
     if (this.usage) {
       const details = this.usage.prompt_tokens_details ?? {};
       rows.push(["tokens in", number(this.usage.prompt_tokens)]);
-      if (details.image_tokens) rows.push(["of pictures", number(details.image_tokens)]);
+      if (details.image_tokens) rows.push(["of images", number(details.image_tokens)]);
       if (details.cached_tokens) rows.push(["cached", number(details.cached_tokens)]);
       rows.push(["tokens out", number(made)]);
       const { price_per_million_input_tokens: input, price_per_million_output_tokens: output } = settings;

@@ -27,16 +27,16 @@ async function request(path, body, signal) {
     throw new APIError("The server cannot be reached.", 0, "unreachable");
   }
   if (response.ok) return response;
-  let told = null;
-  try { told = (await response.json()).error; } catch { /* not the gateway's own answer */ }
-  throw new APIError(told?.message ?? `The server answered ${response.status}.`,
-    response.status, told?.code ?? null);
+  let error = null;
+  try { error = (await response.json()).error; } catch { /* not the gateway's own answer */ }
+  throw new APIError(error?.message ?? `The server answered ${response.status}.`,
+    response.status, error?.code ?? null);
 }
 
 export const getSettings = async () => (await request("/playground/settings.json")).json();
 export const getModels = async () => (await (await request("/v1/models")).json()).data;
-export const getPicture = async (url, signal) =>
-  (await (await request("/playground/picture", { url }, signal)).json()).url;
+export const getImage = async (url, signal) =>
+  (await (await request("/playground/image", { url }, signal)).json()).url;
 export const explain = async (body, signal) =>
   (await request("/playground/explain", body, signal)).json();
 

@@ -16,12 +16,12 @@ function select(language, focus) {
   $("code-text").textContent = texts[language];
 }
 
-export function showCode(body, pictures, side, settings) {
-  texts = snippets(body, pictures, location.origin, settings.keys_needed);
-  const files = [...fileNames(pictures).values()];
+export function showCode(body, images, side, settings) {
+  texts = snippets(body, images, location.origin, settings.keys_needed);
+  const files = [...fileNames(images).values()];
   const notes = [];
   if (files.length) notes.push(`Reads ${files.join(", ")} from the current folder.`);
-  if (side) notes.push(`This page shrank pictures to at most ${side} px before sending them.`);
+  if (side) notes.push(`This page shrank images to at most ${side} px before sending them.`);
   if (settings.keys_needed) notes.push("Takes your key from VORA_API_KEY.");
   $("code-note").textContent = notes.join(" ");
   select("curl", false);

@@ -1,15 +1,15 @@
-// How it sees: attention from each token of the answer to the picture's patches, layer by layer.
+// How it sees: attention from each token of the answer to the image's patches, layer by layer.
 import { explain } from "./api.js";
 import { $, h, number } from "./dom.js";
-import { dialogBox, draw, fate } from "./pictures.js";
+import { dialogBox, draw, fate } from "./images.js";
 
-const view = { data: null, pictures: [], token: 0 };
+const view = { data: null, images: [], token: 0 };
 
-/** Attention of the chosen token and layer to one picture's tokens, as an array. */
+/** Attention of the chosen token and layer to one image's tokens, as an array. */
 function weights() {
   const { layers } = view.data;
   const layer = Number($("explain-layer").value);
-  const image = Number($("explain-picture").value || 0);
+  const image = Number($("explain-image").value || 0);
   const of = (index) => view.data.attention[view.token][index][image];
   if (layer < layers) return of(layer);
   const sum = of(0).map(() => 0);
@@ -19,11 +19,11 @@ function weights() {
 
 function redraw() {
   if (!view.data) return;
-  const image = Number($("explain-picture").value || 0);
+  const image = Number($("explain-image").value || 0);
   const layer = Number($("explain-layer").value);
   $("explain-layer-name").textContent = layer < view.data.layers ? `${layer + 1} of ${view.data.layers}` : "mean of all";
   const canvas = $("explain-canvas");
-  draw(canvas, view.pictures[image].picture, view.pictures[image].facts, { box: dialogBox(canvas) });
+  draw(canvas, view.images[image].image, view.images[image].facts, { box: dialogBox(canvas) });
   const [rows, columns] = view.data.grids[image];
   const values = weights();
   const top = Math.max(...values) || 1;
@@ -36,9 +36,9 @@ function redraw() {
     context.fillRect((index % columns) * w, Math.floor(index / columns) * hgt, w + 0.5, hgt + 0.5);
   });
   const total = values.reduce((sum, value) => sum + value, 0);
-  $("explain-share").textContent = `${number(100 * total, 1)} % of this token's attention is on this picture`;
+  $("explain-share").textContent = `${number(100 * total, 1)} % of this token's attention is on this image`;
   canvas.setAttribute("aria-label",
-    `Attention of “${view.data.tokens[view.token]}” over the picture, layer ${$("explain-layer-name").textContent}`);
+    `Attention of “${view.data.tokens[view.token]}” over the image, layer ${$("explain-layer-name").textContent}`);
 }
 
 function choose(token) {
@@ -47,24 +47,24 @@ function choose(token) {
   redraw();
 }
 
-/** The messages with pictures' addresses replaced by what the gateway fetched there. */
-const withData = (messages, pictures) => messages.map((message) => (Array.isArray(message.content)
+/** The messages with images' addresses replaced by what the gateway fetched there. */
+const withData = (messages, images) => messages.map((message) => (Array.isArray(message.content)
   ? { ...message, content: message.content.map((part) => {
-    const given = pictures.find((picture) => picture.url === part.image_url?.url);
+    const given = images.find((image) => image.url === part.image_url?.url);
     return given?.source === "url" ? { type: "image_url", image_url: { url: given.image.src } } : part;
   }) } : message));
 
-export async function showExplain(body, answer, pictures, model, side, settings) {
+export async function showExplain(body, answer, images, model, side, settings) {
   view.data = null;
-  view.pictures = pictures.map((picture) => ({ picture, facts: fate(picture, model, side, settings) }));
+  view.images = images.map((image) => ({ image, facts: fate(image, model, side, settings) }));
   $("explain-what").textContent = "Computing …";
   $("explain-tokens").replaceChildren();
   $("explain-teacher").replaceChildren();
   $("explain-share").textContent = "";
   $("explain").showModal();
-  draw($("explain-canvas"), view.pictures[0].picture, view.pictures[0].facts, { box: dialogBox($("explain-canvas")) });
+  draw($("explain-canvas"), view.images[0].image, view.images[0].facts, { box: dialogBox($("explain-canvas")) });
   try {
-    view.data = await explain({ model: body.model, messages: withData(body.messages, pictures), answer });
+    view.data = await explain({ model: body.model, messages: withData(body.messages, images), answer });
   } catch (error) {
     $("explain-what").textContent = error.message;
     return;
@@ -74,9 +74,9 @@ export async function showExplain(body, answer, pictures, model, side, settings)
     h("button", { type: "button", text: text.trim() || "␣", on: { click: () => choose(index) } })));
   $("explain-layer").max = String(view.data.layers);
   $("explain-layer").value = String(view.data.layers);
-  $("explain-picture-field").hidden = pictures.length < 2;
-  $("explain-picture").replaceChildren(...pictures.map((picture, index) =>
-    h("option", { value: String(index), text: picture.name })));
+  $("explain-image-field").hidden = images.length < 2;
+  $("explain-image").replaceChildren(...images.map((image, index) =>
+    h("option", { value: String(index), text: image.name })));
   if (view.data.similarity) {
     $("explain-teacher").replaceChildren(h("h3", { text: "Similarity to the teacher, by block" }),
       h("p", { class: "hint", text: view.data.similarity.map((value) => number(value, 2)).join("  ") }));
@@ -84,7 +84,7 @@ export async function showExplain(body, answer, pictures, model, side, settings)
   choose(0);
 }
 
-for (const id of ["explain-layer", "explain-picture"]) $(id).addEventListener("input", redraw);
+for (const id of ["explain-layer", "explain-image"]) $(id).addEventListener("input", redraw);
 $("explain-save").addEventListener("click", () => {
   h("a", { href: $("explain-canvas").toDataURL("image/png"), download: "attention.png" }).click();
 });

@@ -1,4 +1,4 @@
-// The size that a picture is served at, and the tokens it becomes. The same arithmetic as
+// The size that an image is served at, and the tokens it becomes. The same arithmetic as
 // model_plugin/images.py, which the tests hold this file against.
 
 /** To the nearest integer, halves to the even one, as Python rounds. */
@@ -9,7 +9,7 @@ export function roundHalfEven(value) {
   return floor % 2 === 0 ? floor : floor + 1;
 }
 
-/** What the gateway shrinks a picture to when it bounds its pixels (`images.detail_pixels`). */
+/** What the gateway shrinks an image to when it bounds its pixels (`images.detail_pixels`). */
 export function bounded(width, height, pixels) {
   if (!pixels || width * height <= pixels) return { width, height };
   const factor = Math.sqrt(pixels / (width * height));
@@ -21,7 +21,7 @@ export function bounded(width, height, pixels) {
 
 /**
  * @param {object} image geometry of the model, `vora.image` of its card
- * @param {number} width of the picture in pixels
+ * @param {number} width of the image in pixels
  * @param {number} height
  * @returns {{width: number, height: number, rows: number, columns: number, tokens: number,
  *   tokenRows: number, tokenColumns: number, patch: number, unit: number, resolution: string}}
@@ -59,7 +59,7 @@ function native(image, unit, width, height) {
   return size;
 }
 
-/** Sizes with the long side at most `longSide`; the picture's own where that is 0. */
+/** Sizes with the long side at most `longSide`; the image's own where that is 0. */
 export function shrunk(width, height, longSide) {
   const long = Math.max(width, height);
   if (!longSide || long <= longSide) return { width, height };

@@ -1,32 +1,32 @@
-// A picture up close: patches, tokens, costs.
+// An image up close: patches, tokens, costs.
 import { $, h, number } from "./dom.js";
-import { costs, dialogBox, draw, fate } from "./pictures.js";
+import { costs, dialogBox, draw, fate } from "./images.js";
 
 let shown = null;
 
 function redraw() {
-  draw($("picture-canvas"), shown.picture, shown.facts,
-    { grid: $("picture-grid").checked, pixels: $("picture-pixels").checked,
-      box: dialogBox($("picture-canvas")) });
+  draw($("image-canvas"), shown.image, shown.facts,
+    { grid: $("image-grid").checked, pixels: $("image-pixels").checked,
+      box: dialogBox($("image-canvas")) });
 }
 
-export function showPicture(picture, model, side, settings) {
-  const facts = fate(picture, model, side, settings);
-  shown = { picture, facts };
-  $("picture-title").textContent = picture.name;
-  $("picture-canvas").setAttribute("aria-label", facts
-    ? `${picture.name}, served at ${facts.width} by ${facts.height} pixels, ${facts.rows} by ${facts.columns} patches`
-    : picture.name);
-  $("facts").replaceChildren(...costs(picture, facts, model, settings).map(([name, value]) =>
+export function showImage(image, model, side, settings) {
+  const facts = fate(image, model, side, settings);
+  shown = { image, facts };
+  $("image-title").textContent = image.name;
+  $("image-canvas").setAttribute("aria-label", facts
+    ? `${image.name}, served at ${facts.width} by ${facts.height} pixels, ${facts.rows} by ${facts.columns} patches`
+    : image.name);
+  $("facts").replaceChildren(...costs(image, facts, model, settings).map(([name, value]) =>
     h("tr", {}, h("th", { scope: "row", text: name }), h("td", { text: value }))));
   $("patch").textContent = facts ? "Point at a patch to see its token." : "";
-  for (const id of ["picture-grid", "picture-pixels"]) $(id).disabled = !facts;
-  $("picture").showModal();
+  for (const id of ["image-grid", "image-pixels"]) $(id).disabled = !facts;
+  $("image").showModal();
   redraw();
 }
 
-for (const id of ["picture-grid", "picture-pixels"]) $(id).addEventListener("change", redraw);
-$("picture-canvas").addEventListener("pointermove", (event) => {
+for (const id of ["image-grid", "image-pixels"]) $(id).addEventListener("change", redraw);
+$("image-canvas").addEventListener("pointermove", (event) => {
   if (!shown?.facts) return;
   const { facts } = shown;
   const box = event.target.getBoundingClientRect();

@@ -1,15 +1,15 @@
-// The page: lanes (one, or two side by side), turns, the composer.
+// The page: panes (one, or two side by side), turns, the composer.
 import { getModels, getSettings, key } from "./api.js";
 import { Answer } from "./answer.js";
 import { showCode } from "./code.js";
 import { $, announce, h } from "./dom.js";
 import { showExplain } from "./explain.js";
-import { showPicture } from "./inspect.js";
-import { draw, fate, fromFile, fromURL, summary, toSend } from "./pictures.js";
+import { showImage } from "./inspect.js";
+import { draw, fate, fromFile, fromURL, summary, toSend } from "./images.js";
 import { prepareSettings, sampling } from "./preferences.js";
 
 const SIZES = [0, 1024, 768, 512, 336, 224, 112, 56];
-const page = { settings: {}, models: [], lanes: [], turns: [], waiting: [], pending: 0 };
+const page = { settings: {}, models: [], panes: [], turns: [], waiting: [], pending: 0 };
 
 // ------------------------------------------------------------------ notices
 
@@ -18,41 +18,41 @@ function notice(text) {
   $("notice").hidden = !text;
 }
 
-// ------------------------------------------------------------------ lanes
+// ------------------------------------------------------------------ panes
 
-function addLane(index) {
+function addPane(index) {
   const name = index === 0 ? "" : " (second)";
   const model = h("select", { id: `model-${index}`, on: { change: redraw } });
   const size = h("select", { id: `size-${index}`, on: { change: redraw } }, ...SIZES.map((side) =>
     h("option", { value: String(side), text: side ? `at most ${side} px` : "as they are" })));
-  const node = h("div", { class: "lane" },
+  const node = h("div", { class: "pane" },
     h("div", {}, h("label", { for: model.id, text: `Model${name}` }), model),
-    h("div", {}, h("label", { for: size.id, text: `Pictures${name}` }), size));
-  page.lanes.push({ index, model, size, node });
-  $("lanes").append(node);
+    h("div", {}, h("label", { for: size.id, text: `Images${name}` }), size));
+  page.panes.push({ index, model, size, node });
+  $("panes").append(node);
   fillModels();
 }
 
 function fillModels() {
-  for (const lane of page.lanes) {
-    const chosen = lane.model.value || page.models[Math.min(lane.index, page.models.length - 1)]?.id;
-    lane.model.replaceChildren(...page.models.map((card) => h("option", { value: card.id, text: card.id })));
-    if (page.models.some((card) => card.id === chosen)) lane.model.value = chosen;
+  for (const pane of page.panes) {
+    const chosen = pane.model.value || page.models[Math.min(pane.index, page.models.length - 1)]?.id;
+    pane.model.replaceChildren(...page.models.map((card) => h("option", { value: card.id, text: card.id })));
+    if (page.models.some((card) => card.id === chosen)) pane.model.value = chosen;
   }
 }
 
-const modelOf = (lane) => page.models.find((card) => card.id === lane.model.value) ?? null;
-const sideOf = (lane) => Number(lane.size.value);
-const labelOf = (lane) => `${lane.model.value}${sideOf(lane) ? `, at most ${sideOf(lane)} px` : ""}`;
+const modelOf = (pane) => page.models.find((card) => card.id === pane.model.value) ?? null;
+const sideOf = (pane) => Number(pane.size.value);
+const labelOf = (pane) => `${pane.model.value}${sideOf(pane) ? `, at most ${sideOf(pane)} px` : ""}`;
 
 function toggleCompare() {
-  const on = page.lanes.length === 1;
+  const on = page.panes.length === 1;
   if (on) {
-    addLane(1);
+    addPane(1);
     // One model alone is compared with itself at another resolution.
-    if (page.models.length < 2) page.lanes[1].size.value = "56";
+    if (page.models.length < 2) page.panes[1].size.value = "56";
   } else {
-    page.lanes.pop().node.remove();
+    page.panes.pop().node.remove();
   }
   document.body.classList.toggle("comparing", on);
   $("compare").setAttribute("aria-pressed", String(on));
@@ -76,30 +76,30 @@ async function connect() {
   if (!page.models.length) setTimeout(connect, 2000);
 }
 
-// ------------------------------------------------------------------ pictures
+// ------------------------------------------------------------------ images
 
-/** What a lane asks with, as it is now. */
-const choice = (lane) => ({ model: modelOf(lane), side: sideOf(lane) });
+/** What a pane asks with, as it is now. */
+const choice = (pane) => ({ model: modelOf(pane), side: sideOf(pane) });
 
-/** A picture as it is served, to look at closer. `height` is the room that it has. */
-function shot(picture, { model, side }, height) {
-  const facts = fate(picture, model, side, page.settings);
+/** An image as it is served, to look at closer. `height` is the room that it has. */
+function shot(image, { model, side }, height) {
+  const facts = fate(image, model, side, page.settings);
   const canvas = h("canvas", { "aria-hidden": "true" });
-  draw(canvas, picture, facts, { grid: $("grid").checked, box: [Math.min(height * 1.4, window.innerWidth - 70), height] });
+  draw(canvas, image, facts, { grid: $("grid").checked, box: [Math.min(height * 1.4, window.innerWidth - 70), height] });
   return h("button", {
-    type: "button", class: "shot", "aria-label": `Look closer at ${picture.name}: ${summary(picture, facts)}`,
-    on: { click: () => showPicture(picture, model, side, page.settings) },
-  }, canvas, h("span", { text: summary(picture, facts) }));
+    type: "button", class: "shot", "aria-label": `Look closer at ${image.name}: ${summary(image, facts)}`,
+    on: { click: () => showImage(image, model, side, page.settings) },
+  }, canvas, h("span", { text: summary(image, facts) }));
 }
 
-const shots = (turn, chosen) => turn.pictures.map((picture) => shot(picture, chosen, 220));
+const shots = (turn, chosen) => turn.images.map((image) => shot(image, chosen, 220));
 
 function drawWaiting() {
-  $("pictures").replaceChildren(
-    ...page.waiting.map((picture) => h("li", {}, shot(picture, choice(page.lanes[0]), 110), h("button", {
-      type: "button", class: "remove", text: "×", "aria-label": `Remove ${picture.name}`,
+  $("images").replaceChildren(
+    ...page.waiting.map((image) => h("li", {}, shot(image, choice(page.panes[0]), 110), h("button", {
+      type: "button", class: "remove", text: "×", "aria-label": `Remove ${image.name}`,
       on: { click: () => {
-        page.waiting = page.waiting.filter((other) => other !== picture);
+        page.waiting = page.waiting.filter((other) => other !== image);
         drawWaiting();
         $("question").focus();
       } },
@@ -110,20 +110,20 @@ function drawWaiting() {
 
 async function add(making, name) {
   if (page.waiting.length + page.pending >= page.settings.max_images) {
-    notice(`At most ${page.settings.max_images} pictures go into a request.`);
+    notice(`At most ${page.settings.max_images} images go into a request.`);
     return false;
   }
   page.pending += 1;
   drawWaiting();
   try {
-    const picture = await making();
-    page.waiting.push(picture);
+    const image = await making();
+    page.waiting.push(image);
     notice(null);
-    announce(`Added ${picture.name}`);
+    announce(`Added ${image.name}`);
     return true;
   } catch (error) {
     notice(error.status || error.code || error.message?.includes("taken")
-      ? error.message : `${name} cannot be read as a picture.`);
+      ? error.message : `${name} cannot be read as an image.`);
     return false;
   } finally {
     page.pending -= 1;
@@ -141,14 +141,14 @@ async function addURL(url) {
 
 // ------------------------------------------------------------------ asking
 
-function messages(lane, turns, code) {
+function messages(pane, turns, code) {
   const system = $("system").value.trim();
   const result = system ? [{ role: "system", content: system }] : [];
   for (const turn of turns) {
-    const answer = turn.answers[lane.index];
+    const answer = turn.answers[pane.index];
     if (turn !== turns.at(-1) && !answer?.text) continue;  // a question that got no answer
-    const parts = turn.pictures.map((picture) => (code ? { picture }
-      : { type: "image_url", image_url: { url: toSend(picture, sideOf(lane)) } }));
+    const parts = turn.images.map((image) => (code ? { image }
+      : { type: "image_url", image_url: { url: toSend(image, sideOf(pane)) } }));
     result.push({ role: "user",
       content: parts.length ? [...parts, { type: "text", text: turn.text }] : turn.text });
     if (turn !== turns.at(-1)) result.push({ role: "assistant", content: answer.text });
@@ -158,22 +158,22 @@ function messages(lane, turns, code) {
 
 function ask(turn) {
   const upTo = page.turns.slice(0, page.turns.indexOf(turn) + 1);
-  turn.answers = page.lanes.map((lane) => {
-    const body = { model: lane.model.value, messages: messages(lane, upTo, false), ...sampling() };
-    const label = labelOf(lane), side = sideOf(lane);
-    const pictures = upTo.flatMap((each) => each.pictures);
-    const written = { ...body, messages: messages(lane, upTo, true) };
-    return new Answer({ model: lane.model.value, label }, body, {
+  turn.answers = page.panes.map((pane) => {
+    const body = { model: pane.model.value, messages: messages(pane, upTo, false), ...sampling() };
+    const label = labelOf(pane), side = sideOf(pane);
+    const images = upTo.flatMap((each) => each.images);
+    const written = { ...body, messages: messages(pane, upTo, true) };
+    return new Answer({ model: pane.model.value, label }, body, {
       settings: page.settings,
       retry: () => ask(turn),
-      code: () => showCode(written, pictures, side, page.settings),
-      explain: page.settings.explain && pictures.length
-        ? () => showExplain(body, turn.answers[lane.index].text, pictures, modelOf(lane), side, page.settings) : null,
+      code: () => showCode(written, images, side, page.settings),
+      explain: page.settings.explain && images.length
+        ? () => showExplain(body, turn.answers[pane.index].text, images, modelOf(pane), side, page.settings) : null,
     });
   });
-  // Side by side, each shows what it was sent; later changes of the lanes change nothing here.
-  const chosen = page.lanes.map(choice);
-  const apart = chosen.length > 1 && turn.pictures.length > 0;
+  // Side by side, each shows what it was sent; later changes of the panes change nothing here.
+  const chosen = page.panes.map(choice);
+  const apart = chosen.length > 1 && turn.images.length > 0;
   const columns = turn.answers.map((answer) =>
     h("div", {}, h("div", { class: "shown" }), answer.node));
   turn.node.querySelector(".answers").replaceChildren(...columns);
@@ -193,9 +193,9 @@ function send() {
   const text = $("question").value.trim();
   if (busy() || page.pending) return;
   if (!text && !page.waiting.length) { $("question").focus(); return; }
-  if (!page.lanes[0].model.value) { connect(); return; }
+  if (!page.panes[0].model.value) { connect(); return; }
   for (const answer of page.turns.at(-1)?.answers ?? []) answer.settle();
-  const turn = { text: text || "What do you see?", pictures: page.waiting, answers: [] };
+  const turn = { text: text || "What do you see?", images: page.waiting, answers: [] };
   turn.node = h("div", { class: "turn" },
     h("div", { class: "asked" },
       h("div", { class: "shown" }),
@@ -309,7 +309,7 @@ async function start() {
     keyChanged: connect,
   });
   wire();
-  addLane(0);
+  addPane(0);
   try {
     page.settings = await getSettings();
   } catch {

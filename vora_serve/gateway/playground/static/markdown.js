@@ -1,5 +1,5 @@
 // Markdown to nodes. marked's lexer reads it; this file makes elements from its tokens with
-// textContent alone. HTML stays the text that it is, pictures become links, and links lead to
+// textContent alone. HTML stays the text that it is, images become links, and links lead to
 // http, https or mailto only.
 import { lexer } from "./vendor/marked.js";
 import { h } from "./dom.js";
@@ -85,7 +85,7 @@ function link(token, depth) {
     return document.createTextNode(token.raw);
   }
   const inside = token.type === "image"
-    ? [`picture: ${token.text || token.href}`] : inlines(token.tokens, depth + 1);
+    ? [`image: ${token.text || token.href}`] : inlines(token.tokens, depth + 1);
   return h("a", { href: address.href, target: "_blank", rel: "noopener noreferrer nofollow" },
     ...inside);
 }

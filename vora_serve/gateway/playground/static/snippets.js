@@ -3,20 +3,20 @@
 const NAMES = /[^\w.-]+/g;
 
 function plain(name, type) {
-  const clean = name.replace(NAMES, "_").replace(/^[-.]+/, "") || "picture";
+  const clean = name.replace(NAMES, "_").replace(/^[-.]+/, "") || "image";
   return /\.\w+$/.test(clean) ? clean : `${clean}.${(type ?? "image/png").split("/")[1]}`;
 }
 
-/** Files that the snippets read: name by picture id, no two alike. */
-export function fileNames(pictures) {
+/** Files that the snippets read: name by image id, no two alike. */
+export function fileNames(images) {
   const names = new Map();
   const taken = new Set();
-  for (const picture of pictures) {
-    if (picture.source === "url") continue;
-    let name = plain(picture.name, picture.type);
+  for (const image of images) {
+    if (image.source === "url") continue;
+    let name = plain(image.name, image.type);
     while (taken.has(name)) name = `again-${name}`;
     taken.add(name);
-    names.set(picture.id, name);
+    names.set(image.id, name);
   }
   return names;
 }
@@ -42,21 +42,21 @@ const PYTHON = { true: "True", false: "False", null: "None", comma: ",", step: "
 const SCRIPT = { ...JSON_WORDS, comma: ",",
   key: (k) => (/^[a-z_]\w*$/i.test(k) ? k : JSON.stringify(k)) };
 
-function withPictures(body, names, code) {
-  const content = (part) => (part.picture
-    ? { type: "image_url", image_url: { url: names.has(part.picture.id)
-      ? code(names.get(part.picture.id), part.picture.type ?? "image/png") : part.picture.url } }
+function withImages(body, names, code) {
+  const content = (part) => (part.image
+    ? { type: "image_url", image_url: { url: names.has(part.image.id)
+      ? code(names.get(part.image.id), part.image.type ?? "image/png") : part.image.url } }
     : part);
   return { ...body, messages: body.messages.map((message) => ({ ...message,
     content: Array.isArray(message.content) ? message.content.map(content) : message.content })) };
 }
 
 /**
- * @param {object} body the request, with `{picture}` parts in place of image_url
- * @param {Array} pictures all pictures in it
+ * @param {object} body the request, with `{image}` parts in place of image_url
+ * @param {Array} images all images in it
  */
-export function snippets(body, pictures, origin, keysNeeded) {
-  const names = fileNames(pictures);
+export function snippets(body, images, origin, keysNeeded) {
+  const names = fileNames(images);
   return { curl: curl(body, names, origin, keysNeeded), python: python(body, names, origin),
     javascript: javascript(body, names, origin) };
 }
@@ -66,7 +66,7 @@ function curl(body, names, origin, keysNeeded) {
   const hidden = [];
   // Nothing that a prompt could hold; randomUUID is not there on plain http from elsewhere.
   const mark = [...crypto.getRandomValues(new Uint32Array(4))].map((part) => part.toString(36)).join("");
-  const tree = withPictures(body, names, (name, type) => {
+  const tree = withImages(body, names, (name, type) => {
     hidden.push(`"data:${type};base64,$(base64 < '${name}' | tr -d '\\n')"`);
     return new Verbatim(`${mark}:${hidden.length - 1};`);
   });
@@ -79,13 +79,13 @@ function curl(body, names, origin, keysNeeded) {
 }
 
 function python(body, names, origin) {
-  const tree = withPictures(body, names, (name, type) =>
-    new Verbatim(`picture(${JSON.stringify(name)}, ${JSON.stringify(type)})`));
+  const tree = withImages(body, names, (name, type) =>
+    new Verbatim(`image(${JSON.stringify(name)}, ${JSON.stringify(type)})`));
   const { model, messages, repetition_penalty: penalty, ...more } = tree;
   if (penalty !== undefined) more.extra_body = { repetition_penalty: penalty };
   const options = Object.entries(more).map(([k, v]) => `    ${k}=${print(v, PYTHON, 1)},\n`).join("");
   const reader = names.size ? `
-def picture(path, kind):
+def image(path, kind):
     with open(path, "rb") as file:
         return f"data:{kind};base64,{base64.b64encode(file.read()).decode()}"
 
@@ -112,10 +112,10 @@ print()
 }
 
 function javascript(body, names, origin) {
-  const tree = withPictures(body, names, (name, type) =>
-    new Verbatim(`await picture(${JSON.stringify(name)}, ${JSON.stringify(type)})`));
+  const tree = withImages(body, names, (name, type) =>
+    new Verbatim(`await image(${JSON.stringify(name)}, ${JSON.stringify(type)})`));
   const reader = names.size ? `
-const picture = async (path, kind) =>
+const image = async (path, kind) =>
   \`data:\${kind};base64,\${(await readFile(path)).toString("base64")}\`;
 ` : "";
   return `${names.size ? 'import { readFile } from "node:fs/promises";\n' : ""}import OpenAI from "openai";

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from model_plugin.engine.blanks import bound_in_calls, bound_in_json
+from model_plugin.engine.whitespace import bound_in_calls, bound_in_json
 
 pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
@@ -65,7 +65,7 @@ BLANKS = call('{"close":' + " \n\t" * 20 + 'true, "where": "x"}')
 
 
 @pytest.mark.parametrize("choice", [FORCED, "required", "auto"])
-def test_blanks_are_bounded(registry: Any, choice: Any) -> None:
+def test_whitespace_are_bounded(registry: Any, choice: Any) -> None:
     assert accepts(registry, choice)(BLANKS), "the control: as vLLM has it"
     bound_in_calls()
     say = accepts(registry, choice)
@@ -81,7 +81,7 @@ def test_auto_still_allows_plain_text(registry: Any) -> None:
     assert not accepts(registry, "required")("no call at all")
 
 
-def test_blanks_in_json_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whitespace_in_json_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     import xgrammar
     from xgrammar.testing import _is_grammar_accept_string
 
@@ -96,10 +96,10 @@ def test_blanks_in_json_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     original: Any = xgrammar.GrammarCompiler.compile_json_schema
     original = getattr(original, "__wrapped__", original)  # an engine in this process bounds it
     monkeypatch.setattr(xgrammar.GrammarCompiler, "compile_json_schema", original)
-    blanks = '{"close":' + " " * 20 + 'true, "where": "x"}'
-    assert accepts(blanks), "the control: as vLLM has it"
+    spaces = '{"close":' + " " * 20 + 'true, "where": "x"}'
+    assert accepts(spaces), "the control: as vLLM has it"
     bound_in_json()
-    assert not accepts(blanks)
+    assert not accepts(spaces)
     assert accepts('{"close": true, "where": "a  b"}')
     assert accepts('{"close":true,"where":"x"}', any_whitespace=False, separators=(",", ":"))
     bound_in_json()  # once is enough

@@ -1,7 +1,7 @@
-// Pictures: read, shrink, draw at the size the model gets them, with the patch grid.
+// Images: read, shrink, draw at the size the model gets them, with the patch grid.
 import { bytes, h, number } from "./dom.js";
 import { bounded, served, shrunk } from "./geometry.js";
-import { getPicture } from "./api.js";
+import { getImage } from "./api.js";
 
 let count = 0;
 
@@ -9,7 +9,7 @@ function load(url) {
   return new Promise((resolve, reject) => {
     const image = new Image();
     image.onload = () => resolve(image);
-    image.onerror = () => reject(new Error("no picture"));
+    image.onerror = () => reject(new Error("no image"));
     image.src = url;
   });
 }
@@ -23,25 +23,25 @@ function readAsDataURL(file) {
   });
 }
 
-/** A picture from a file. Kinds that the browser cannot show are shown as the gateway reads them. */
+/** An image from a file. Kinds that the browser cannot show are shown as the gateway reads them. */
 export async function fromFile(file, limit) {
   if (file.size > limit) {
-    throw new Error(`${file.name || "The picture"} has ${bytes(file.size)}; at most ${bytes(limit)} are taken.`);
+    throw new Error(`${file.name || "The image"} has ${bytes(file.size)}; at most ${bytes(limit)} are taken.`);
   }
   const url = await readAsDataURL(file);
   let image;
   try {
     image = await load(url);
   } catch {
-    image = await load(await getPicture(url));
+    image = await load(await getImage(url));
   }
   return make(file.name || "pasted.png", url, image, file.type || "image/png", "file");
 }
 
-/** A picture by its address, which the gateway fetches. */
+/** An image by its address, which the gateway fetches. */
 export async function fromURL(url, signal) {
-  const image = await load(await getPicture(url, signal));
-  const name = url.startsWith("data:") ? "picture" : (new URL(url).pathname.split("/").pop() || "picture");
+  const image = await load(await getImage(url, signal));
+  const name = url.startsWith("data:") ? "image" : (new URL(url).pathname.split("/").pop() || "image");
   return make(name, url, image, null, "url");
 }
 
@@ -51,37 +51,37 @@ function make(name, url, image, type, source) {
     width: image.naturalWidth, height: image.naturalHeight };
 }
 
-/** The URL to send: the picture's own, or a smaller PNG of it. */
-export function toSend(picture, longSide) {
-  const size = shrunk(picture.width, picture.height, longSide);
-  if (size.width === picture.width && size.height === picture.height) return picture.url;
+/** The URL to send: the image's own, or a smaller PNG of it. */
+export function toSend(image, longSide) {
+  const size = shrunk(image.width, image.height, longSide);
+  if (size.width === image.width && size.height === image.height) return image.url;
   const canvas = h("canvas", { width: size.width, height: size.height });
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
-  context.drawImage(picture.image, 0, 0, size.width, size.height);
+  context.drawImage(image.image, 0, 0, size.width, size.height);
   return canvas.toDataURL("image/png");
 }
 
-/** What the model makes of the picture, or null where its geometry is not known. */
-export function fate(picture, model, longSide, settings) {
+/** What the model makes of the image, or null where its geometry is not known. */
+export function fate(image, model, longSide, settings) {
   const image = model?.vora?.image;
   if (!image) return null;
-  let size = shrunk(picture.width, picture.height, longSide);
+  let size = shrunk(image.width, image.height, longSide);
   size = bounded(size.width, size.height, settings.detail_pixels?.auto);
   return { ...served(image, size.width, size.height), sent: size, image };
 }
 
-export function summary(picture, facts) {
-  const own = `${picture.width} × ${picture.height}`;
+export function summary(image, facts) {
+  const own = `${image.width} × ${image.height}`;
   if (!facts) return `${own} px`;
   return `${own} → ${facts.width} × ${facts.height} px, ${number(facts.tokens)} tokens`;
 }
 
-/** Rows of the table of what a picture costs. */
-export function costs(picture, facts, model, settings) {
-  const rows = [["Picture", `${picture.width} × ${picture.height} px`]];
-  if (!facts) return [...rows, ["Served at", "not known here; the answer's usage tells its tokens"]];
-  if (facts.sent.width !== picture.width) rows.push(["Sent as", `${facts.sent.width} × ${facts.sent.height} px`]);
+/** Rows of the table of what an image costs. */
+export function costs(image, facts, model, settings) {
+  const rows = [["Image", `${image.width} × ${image.height} px`]];
+  if (!facts) return [...rows, ["Served at", "not known here; the answer's usage shows its tokens"]];
+  if (facts.sent.width !== image.width) rows.push(["Sent as", `${facts.sent.width} × ${facts.sent.height} px`]);
   rows.push(
     ["Served at", `${facts.width} × ${facts.height} px, ${facts.resolution === "native" ? "native resolution" : "padded to a square"}`],
     ["Patches", `${facts.rows} × ${facts.columns} of ${facts.patch} × ${facts.patch} px`],
@@ -104,13 +104,13 @@ export function money(amount, currency) {
 }
 
 /**
- * Draw a picture as it is served.
+ * Draw an image as it is served.
  * @param {HTMLCanvasElement} canvas
  * @param {{grid?: boolean, pixels?: boolean, box: [number, number]}} how grid: lines between
  *   patches; pixels: at the served resolution, enlarged; box: width and height that it fits in
  */
-export function draw(canvas, picture, facts, how) {
-  const width = facts?.width ?? picture.width, height = facts?.height ?? picture.height;
+export function draw(canvas, image, facts, how) {
+  const width = facts?.width ?? image.width, height = facts?.height ?? image.height;
   const fit = Math.min(how.box[0] / width, how.box[1] / height);
   const scale = fit * Math.min(window.devicePixelRatio || 1, 2);
   canvas.width = Math.round(width * scale);
@@ -120,36 +120,36 @@ export function draw(canvas, picture, facts, how) {
   const context = canvas.getContext("2d");
   if (facts && how.pixels) {
     const small = h("canvas", { width, height });
-    place(small.getContext("2d"), picture, facts, 1);
+    place(small.getContext("2d"), image, facts, 1);
     context.imageSmoothingEnabled = false;
     context.drawImage(small, 0, 0, canvas.width, canvas.height);
   } else {
-    place(context, picture, facts, canvas.width / width);
+    place(context, image, facts, canvas.width / width);
   }
   if (facts && how.grid) lines(context, facts, canvas.width / width, canvas.height / height);
 }
 
-function place(context, picture, facts, scale) {
+function place(context, image, facts, scale) {
   context.imageSmoothingQuality = "high";
   const { width, height } = context.canvas;
   if (facts?.resolution !== "fixed") {
-    context.drawImage(picture.image, 0, 0, width, height);
+    context.drawImage(image.image, 0, 0, width, height);
     return;
   }
-  // A black square around the centred picture, resized, then cropped around its middle.
+  // A black square around the centred image, resized, then cropped around its middle.
   const { resize_edge: edge, image_size: crop } = facts.image;
-  const factor = edge / Math.max(picture.width, picture.height);
+  const factor = edge / Math.max(image.width, image.height);
   const shift = (edge - crop) / 2;
   context.fillStyle = "#000";
   context.fillRect(0, 0, width, height);
-  context.drawImage(picture.image,
-    ((edge - picture.width * factor) / 2 - shift) * scale,
-    ((edge - picture.height * factor) / 2 - shift) * scale,
-    picture.width * factor * scale, picture.height * factor * scale);
+  context.drawImage(image.image,
+    ((edge - image.width * factor) / 2 - shift) * scale,
+    ((edge - image.height * factor) / 2 - shift) * scale,
+    image.width * factor * scale, image.height * factor * scale);
 }
 
 function lines(context, facts, sx, sy) {
-  // A dark and a light line side by side show on any picture.
+  // A dark and a light line side by side show on any image.
   const step = facts.patch;
   for (const [offset, colour] of [[0, "rgba(0,0,0,.32)"], [1, "rgba(255,255,255,.38)"]]) {
     context.beginPath();
@@ -167,6 +167,6 @@ function lines(context, facts, sx, sy) {
   }
 }
 
-/** The room that a dialog's picture has. */
+/** The room that a dialog's image has. */
 export const dialogBox = (canvas) =>
   [Math.min(canvas.parentElement.clientWidth || 480, 640), Math.round(window.innerHeight * 0.58)];
