@@ -18,6 +18,8 @@ TORCH_INDEX_ARGS ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTEST_ARGS ?=
+# Tests run beside each other, file by file. An engine takes 3 GB: mind the memory before raising it.
+TEST_WORKERS ?= 2
 export PYTHON DEVICE TORCH_INDEX_ARGS
 export VENV := .venv
 
@@ -57,7 +59,7 @@ format: setup ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 test: lint types ## set everything up, lint, check types, run the tests
-	$(OFFLINE) $(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest -m "not slow and not gpu" -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-slow: setup ## the tests that take minutes each
 	$(OFFLINE) $(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)

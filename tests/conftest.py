@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -22,3 +23,27 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("house")
+
+#: Files that take longest start first: with several workers, the last to start would be waited for.
+_LONGEST = (
+    "gateway/test_conformance.py",
+    "tests/test_end_to_end.py",
+    "training/test_commands.py",
+    "gateway/test_tenants.py",
+    "loadtest/test_runner.py",
+    "gateway/test_fuzz.py",
+    "training/test_faults.py",
+    "vora_serve/test_lean_environment.py",
+    "docs/test_mistakes.py",
+    "gateway/test_attack_process.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the others keep their order."""
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((i for i, end in enumerate(_LONGEST) if path.endswith(end)), len(_LONGEST))
+
+    items.sort(key=rank)

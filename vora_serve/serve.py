@@ -24,7 +24,7 @@ from vora_serve.engine import (
     check_engine_installed,
 )
 from vora_serve.engine.download import fetch
-from vora_serve.errors import ConfigurationError, EngineError, VoRAServeError
+from vora_serve.errors import ConfigurationError, VoRAServeError
 from vora_serve.gateway.listen import bind, check_exposure
 from vora_serve.gateway.logs import configure_logging
 from vora_serve.gateway.settings import Settings, load_settings
@@ -324,21 +324,20 @@ def run_service(
     settings = load_settings(config, flags)
     configure_logging(settings.logging)
     checkpoint = check_settings(settings)
-    listener = bind(settings.server.host, settings.server.port, settings.server.backlog)
-    if settings.server.port == 0:
-        flags = {**flags, "server": {**flags.get("server", {}), "port": listener.getsockname()[1]}}
-        settings = load_settings(config, flags)
+    with bind(settings.server.host, settings.server.port, settings.server.backlog) as listener:
+        if settings.server.port == 0:
+            port = listener.getsockname()[1]
+            flags = {**flags, "server": {**flags.get("server", {}), "port": port}}
+            settings = load_settings(config, flags)
 
-    async def main() -> None:
-        service = Service(settings, config, flags, show_engine_output)
-        await service.run(checkpoint, listener)
+        async def main() -> None:
+            service = Service(settings, config, flags, show_engine_output)
+            await service.run(checkpoint, listener)
 
-    try:
-        uvloop.run(main())
-    except EngineError as error:
-        raise error from None
-    except KeyboardInterrupt:
-        return 0
-    except OSError as error:
-        raise VoRAServeError(f"The server failed: {error}.") from None
+        try:
+            uvloop.run(main())
+        except KeyboardInterrupt:
+            return 0
+        except OSError as error:
+            raise VoRAServeError(f"The server failed: {error}.") from None
     return 0

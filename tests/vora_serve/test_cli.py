@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -14,20 +13,11 @@ import httpx
 import pytest
 import yaml
 
+from tests.command_line import run
 from tests.vora_serve.gateway.fake_engine import FakeEngine, running
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "released_vora_tiny"
 COMMAND = [sys.executable, "-c", "from vora_serve.cli import main; main()"]
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **environment},
-    )
 
 
 @pytest.mark.parametrize(

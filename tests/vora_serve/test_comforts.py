@@ -9,16 +9,10 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from tests.command_line import run
 from vora_serve.cli import app
 
 SCRIPT = [sys.executable, "-c", "from vora_serve.cli import main; main()"]
-
-
-def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*SCRIPT, *arguments], capture_output=True, text=True, timeout=60,
-        env={**os.environ, **env},
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 from PIL import Image
 
+from tests import command_line
 from vora_serve.world.scenes import random_scene, render
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "from vora_serve.cli import main; main()"
-    command = [sys.executable, "-c", code, "demo", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def run(*arguments: str) -> CompletedProcess[str]:
+    return command_line.run("demo", *arguments)
 
 
 def test_an_image_is_drawn_and_described(tmp_path: Path) -> None:

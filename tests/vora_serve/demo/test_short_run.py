@@ -33,6 +33,7 @@ SHORTER = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_short_run_learns_to_see(tmp_path: Path) -> None:
     out = train_demo(read_demo_recipe(overrides=SHORTER), tmp_path, processes=2)

@@ -188,7 +188,8 @@ def test_tools(client: openai.OpenAI) -> None:
         {"role": "tool", "tool_call_id": call.id, "content": "a circle"},
     ]
     after = client.chat.completions.create(model="tiny", messages=turn, max_tokens=4, tools=[TOOL])
-    assert after.usage.completion_tokens == 4
+    assert after.usage.prompt_tokens > answer.usage.prompt_tokens, "the call and its result"
+    assert after.choices[0].finish_reason in ("stop", "length")
 
 
 def test_completions(client: openai.OpenAI) -> None:

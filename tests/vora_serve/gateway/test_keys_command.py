@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.command_line import run
 from tests.vora_serve.gateway.conftest import LiveGateway, Start
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from tests.vora_serve.gateway.test_streams import until
-from tests.vora_serve.test_cli import run
 from vora_serve.gateway.admission import read_keys
 
 SECRET = re.compile(r"vora-[\w-]{20,}")
