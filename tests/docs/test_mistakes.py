@@ -47,10 +47,13 @@ def test_a_mistake_says_what_the_page_says(
     # The shell finds the program, as where the virtual environment is activated.
     beside = Path(sys.executable).parent / "vora-serve"
     path = [str(beside.parent if beside.exists() else program.parent), os.environ["PATH"]]
+    # Not the default port, which a server on this machine may hold.
+    env = {**os.environ, "COLUMNS": "240", "VORA_SERVE_SERVER__PORT": "0"}
+    env["PATH"] = os.pathsep.join(path)
     done = subprocess.run(
         [str(program), *shlex.split(arguments)],
         cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200,
-        env={**os.environ, "COLUMNS": "240", "PATH": os.pathsep.join(path)},
+        env=env,
     )  # fmt: skip
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
