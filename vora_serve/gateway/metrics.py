@@ -73,6 +73,16 @@ class Metrics:
             buckets=_SHORT,
             registry=registry,
         )
+        self.files = Counter("vora_gateway_files", "Files in requests.", registry=registry)
+        self.pages = Counter(
+            "vora_gateway_file_pages", "Images that files became.", registry=registry
+        )
+        self.file_render = Histogram(
+            "vora_gateway_file_render_duration_seconds",
+            "Rendering a request's files.",
+            buckets=_LATENCY,
+            registry=registry,
+        )
         self.images = Counter("vora_gateway_images", "Images accepted.", registry=registry)
         self.image_bytes = Counter(
             "vora_gateway_image_bytes", "Bytes of images accepted, as received.", registry=registry

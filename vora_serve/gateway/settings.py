@@ -7,7 +7,6 @@ flags. Unknown keys are refused in each of them. Units stand in the names: ``_s`
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -31,31 +28,16 @@ from pydantic_settings import (
 
 from vora_core import typed_yaml
 from vora_core.errors import ConfigError
+from vora_serve.gateway.input_settings import DocumentSettings, ImageSettings
+from vora_serve.gateway.setting_types import Cidr, PositiveInt, Seconds, Section
 
 ENV_PREFIX = "VORA_SERVE_"
-
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(gt=0)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-def _network(value: str) -> str:
-    return str(ipaddress.ip_network(value, strict=False))
 
 
 def _upstream_url(value: str) -> str:
     if not value.startswith(("http://", "https://", "unix:/")):
         raise ValueError("an upstream's URL starts with http://, https:// or unix:/")
     return value.rstrip("/").removesuffix("/v1")
-
-
-Cidr = Annotated[str, AfterValidator(_network)]
-
-
-class Section(BaseModel):
-    """A branch of the settings tree; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
 class ServerSettings(Section):
@@ -141,65 +123,6 @@ class RoutingSettings(Section):
     affinity: bool = True
     affinity_load_factor: Annotated[float, Field(ge=1)] = 1.25
     """An affine engine is passed over when its load exceeds the mean by this factor."""
-
-
-class ImageCacheSettings(Section):
-    """Images by URL: kept with their validators, for at most the TTL."""
-
-    enabled: bool = False
-    max_bytes: PositiveInt = 64 * 2**20
-    ttl_s: Seconds = 300.0
-
-
-class ImageSettings(Section):
-    """Which images are taken, from where, and how large."""
-
-    fetch: bool = True
-    """Whether http(s) URLs are fetched at all."""
-    schemes: list[Literal["https", "http", "data"]] = ["https", "http", "data"]
-    ports: list[Port] = [80, 443]
-    private_ports: list[Port] | None = None
-    """Ports inside ``allow_networks``; any where absent."""
-    allow_networks: list[Cidr] = []
-    """Private networks that may be fetched from; none by default."""
-    deny_networks: list[Cidr] = []
-    allow_hosts: list[str] | None = None
-    """Where given, only these hosts (``example.org``, ``*.example.org``); an empty list: none."""
-    deny_hosts: list[str] = []
-    max_count: PositiveInt = 16
-    max_bytes: PositiveInt = 20 * 2**20
-    max_total_bytes: PositiveInt = 24 * 2**20
-    max_pixels: PositiveInt = 52_000_000
-    max_total_pixels: PositiveInt = 200_000_000
-    min_side_pixels: PositiveInt = 2
-    max_aspect_ratio: Annotated[float, Field(ge=1)] = 200.0
-    max_url_chars: PositiveInt = 8192
-    timeout_s: Seconds = 10.0
-    """For one image: names, connection, redirects and body together."""
-    total_timeout_s: Seconds = 30.0
-    connect_timeout_s: Seconds = 4.0
-    max_redirects: Annotated[int, Field(ge=0, le=10)] = 5
-    allow_downgrade: bool = False
-    """Whether an https URL may redirect to http."""
-    max_concurrent_fetches: PositiveInt = 64
-    max_concurrent_fetches_per_request: PositiveInt = 8
-    decode_threads: Annotated[int, Field(ge=1, le=64)] | None = None
-    """As many as there are cores where absent."""
-    fast_decode: bool = False
-    """Decode large JPEGs at a fraction of their size: faster, not quite the released pixels."""
-    prepared_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 2**20
-    """Prepared images kept for their sender's next turns; 0: none."""
-    decode_memory_pixels: PositiveInt = 52_000_000
-    """Pixels being decoded at one time, all requests together."""
-    passthrough: bool = True
-    """For engines that take no ready pixels: leave a plain file in the encoding that it came in."""
-    user_agent: str = "vora-serve"
-    proxy: Annotated[str, Field(pattern=r"^http://[^/]+/?$")] | None = None
-    """An HTTP proxy to fetch through; it resolves names then."""
-    detail_pixels: dict[Literal["low", "high", "auto", "original"], PositiveInt] = {}
-    """Largest number of pixels by the caller's ``detail``. By default only ``low`` has one, 512 x
-    512, and only for models of native resolution."""
-    cache: ImageCacheSettings = ImageCacheSettings()
 
 
 FieldAction = Literal["drop", "refuse"]
@@ -355,6 +278,7 @@ class Settings(BaseSettings):
     upstreams: list[UpstreamSettings] = []
     routing: RoutingSettings = RoutingSettings()
     images: ImageSettings = ImageSettings()
+    documents: DocumentSettings = DocumentSettings()
     fields: FieldSettings = FieldSettings()
     admission: AdmissionSettings = AdmissionSettings()
     auth: AuthSettings = AuthSettings()

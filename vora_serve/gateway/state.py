@@ -9,7 +9,7 @@ import time
 from vora_serve.gateway.admission import FairQueue, KeyRing, RateLimits, TokenVerifier
 from vora_serve.gateway.audit import AuditLog
 from vora_serve.gateway.forward import Forwarder
-from vora_serve.gateway.images import ImageLoader, Resolver
+from vora_serve.gateway.images import DocumentLoader, ImageLoader, Resolver
 from vora_serve.gateway.lifetime import Lifetime
 from vora_serve.gateway.memory import MemoryBudget
 from vora_serve.gateway.metrics import Metrics
@@ -58,6 +58,9 @@ class GatewayState:
     async def start(self) -> None:
         """Begin probing engines and watching files; needs a running event loop."""
         self.images = ImageLoader(self.settings.images, self._resolver)
+        self.documents = DocumentLoader(
+            self.settings.documents, self.images.fetcher, self.settings.images.max_count
+        )
         await self.monitor.start()
         for upstream in self.balancer.upstreams:
             self._upstream_changed(upstream)

@@ -345,7 +345,7 @@ def test_what_claude_code_sends_beside(gateway: LiveGateway, engine: FakeEngine)
                     }
                 ]
             },
-            "messages[0].content[0].source",
+            "A file's data URL holds invalid base64.",
         ),
         ({"content": [{"type": "image", "source": {"type": "file", "file_id": "f"}}]}, "source"),
         ({"content": [{"type": "image", "source": {"type": "url"}}]}, "'url' is missing"),

@@ -21,9 +21,9 @@ from vora_serve.gateway.images.formats import DecodeLimits, read_header
 from vora_serve.gateway.images.prepare import Target, bounded, prepare
 from vora_serve.gateway.images.resolver import Resolver, SystemResolver
 from vora_serve.gateway.images.urls import ImageURL
+from vora_serve.gateway.input_settings import ImageSettings
 from vora_serve.gateway.memory import Share
 from vora_serve.gateway.semaphore import WeightedSemaphore
-from vora_serve.gateway.settings import ImageSettings
 
 T = TypeVar("T")
 
@@ -37,10 +37,13 @@ class ImageRef:
     """An image as a request names it; bounds in pixels where the request has them."""
 
     url: str
+    """Empty for a page of a file, whose image is at hand."""
     detail: str = "auto"
     param: str = ""
     min_pixels: int | None = None
     max_pixels: int | None = None
+    content: bytes | None = None
+    """A page's image, which its request's share counts already."""
 
 
 @dataclass
@@ -74,7 +77,7 @@ class ImageLoader:
 
     def __init__(self, settings: ImageSettings, resolver: Resolver | None = None) -> None:
         self._settings = settings
-        self._fetcher = ImageFetcher(settings, resolver or SystemResolver())
+        self.fetcher = ImageFetcher(settings, resolver or SystemResolver())
         threads = settings.decode_threads or len(os.sched_getaffinity(0))
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._limits = DecodeLimits(
@@ -105,11 +108,13 @@ class ImageLoader:
             )
         for ref in refs:
             try:
+                if ref.content is not None:
+                    continue
                 if ref.url[:5].lower() == "data:":
                     if "data" not in self._settings.schemes:
                         raise ImageRequestError("Images as data URLs are not taken here.")
                 else:
-                    self._fetcher.parse(ref.url)
+                    self.fetcher.parse(ref.url)
             except ImageRequestError as error:
                 error.param = error.param or ref.param
                 raise
@@ -138,7 +143,7 @@ class ImageLoader:
         """
         self.check(refs)
         result = LoadedImages(owner=owner)
-        wanted = [(ref.url, self._target(ref, geometry)) for ref in refs]
+        wanted = [(ref.content or ref.url, self._target(ref, geometry)) for ref in refs]
         distinct = dict(zip(wanted, refs, strict=True))
         gate = asyncio.Semaphore(self._settings.max_concurrent_fetches_per_request)
         deadline = asyncio.get_running_loop().time() + self._settings.total_timeout_s
@@ -260,6 +265,8 @@ class ImageLoader:
 
     async def _content(self, ref: ImageRef, share: Share, deadline: float) -> tuple[bytes, bool]:
         """The file, counted in; and whether its data URL may be passed on as it is."""
+        if ref.content is not None:
+            return ref.content, False
         limit = self._settings.max_bytes
         if ref.url[:5].lower() == "data:":
             if len(ref.url) < 65536:
@@ -268,7 +275,7 @@ class ImageLoader:
                 content, strict = await self._in_thread(lambda: decode_data_url(ref.url, limit))
             share.grow(len(content))
             return content, strict
-        url = self._fetcher.parse(ref.url)
+        url = self.fetcher.parse(ref.url)
         try:
             async with asyncio.timeout_at(deadline):
                 return await self._fetch(url, limit, share), False
@@ -287,7 +294,7 @@ class ImageLoader:
             return entry.content
         etag = entry.etag if entry is not None else None
         modified = entry.last_modified if entry is not None else None
-        fetched = await self._fetcher.fetch(url, limit, share.grow, etag, modified)
+        fetched = await self.fetcher.fetch(url, limit, share.grow, etag, modified)
         if fetched.content is None:
             assert cache is not None
             assert entry is not None

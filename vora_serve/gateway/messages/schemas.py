@@ -56,23 +56,24 @@ Passage = Annotated[TextBlock | ImageBlock | SearchResultBlock, Field(discrimina
 
 
 class DocumentSource(Schema):
-    """A document's text, or its blocks. PDF is not supported."""
+    """A document's text, or its blocks, or a PDF's bytes in base64 or its URL."""
 
-    type: Literal["text", "content"]
-    media_type: Literal["text/plain"] | None = None
+    type: Literal["text", "content", "base64", "url"]
+    media_type: Literal["text/plain", "application/pdf"] | None = None
     data: str | None = None
     content: str | list[Passage] | None = None
+    url: Text | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        name = "data" if self.type == "text" else "content"
+        name = {"content": "content", "url": "url"}.get(self.type, "data")
         if getattr(self, name) is None:
             raise PydanticCustomError("incomplete_source", f"'{name}' is missing")
         return self
 
 
 class DocumentBlock(Schema):
-    """A document of text."""
+    """A document: text, or a PDF."""
 
     type: Literal["document"]
     source: DocumentSource

@@ -194,7 +194,11 @@ def _parts(block: Any) -> Iterable[Tree]:
         heads = [head for head in (block.title, block.context) if head]
         if heads:
             yield _text("\n".join([*heads, ""]))
-        content = block.source.data if block.source.type == "text" else block.source.content
+        document = block.source
+        if document.type in ("base64", "url"):
+            yield {"type": "file", "file": {"file_data": document.data, "file_url": document.url}}
+            return
+        content = document.data if document.type == "text" else document.content
         if isinstance(content, str):
             yield _text(content)
         else:

@@ -142,6 +142,7 @@ _TAGS = frozenset(
     (
         *("system", "developer", "user", "assistant", "tool", "message"),
         *("text", "refusal", "image_url", "input_text", "input_image", "output_text"),
+        *("file", "input_file"),
         *("function_call", "function_call_output"),
         *("image", "document", "search_result", "tool_use", "tool_result"),
         *("thinking", "redacted_thinking"),

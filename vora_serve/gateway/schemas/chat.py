@@ -14,6 +14,7 @@ from vora_serve.gateway.schemas.base import (
     Schema,
     ShortText,
 )
+from vora_serve.gateway.schemas.files import FilePart
 
 
 class TextPart(Schema):
@@ -48,7 +49,7 @@ class ImagePart(PixelBounds):
     image_url: Annotated[ImageURLValue, BeforeValidator(_url_object)]
 
 
-ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+ContentPart = Annotated[TextPart | ImagePart | FilePart, Field(discriminator="type")]
 AssistantPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
 Content = str | Annotated[list[ContentPart], Field(min_length=1)]
 

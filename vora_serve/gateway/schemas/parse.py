@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -10,11 +10,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
 
 from vora_serve.errors import InvalidRequestError
-from vora_serve.gateway.images import ImageRef
+from vora_serve.gateway.images import DocumentRef, ImageRef
 from vora_serve.gateway.schemas.base import explain
 from vora_serve.gateway.schemas.chat import ChatCompletionRequest
 from vora_serve.gateway.schemas.completions import CompletionRequest
 from vora_serve.gateway.schemas.fields import FieldPolicy
+from vora_serve.gateway.schemas.files import document_in, pages_of, put_parts
 from vora_serve.gateway.schemas.responses import ResponsesRequest
 from vora_serve.gateway.settings import FieldSettings
 
@@ -45,6 +46,7 @@ class ParsedRequest:
     """The prompt's beginning, for affinity."""
     dropped: list[str]
     images: list[ImageRef] = field(default_factory=list)
+    documents: list[DocumentRef] = field(default_factory=list)
     _slots: list[tuple[dict[str, Any], str]] = field(default_factory=list)
 
     def place_images(self, urls: list[str]) -> int:
@@ -56,8 +58,23 @@ class ParsedRequest:
         given = {ref.url for ref in self.images if ref.url[:5].lower() == "data:"}
         for (holder, key), url in zip(self._slots, urls, strict=True):
             holder[key] = url
-        self.images = [replace(ref, url="") for ref in self.images]
+        self.images = [replace(ref, url="", content=None) for ref in self.images]
         return sum(len(url) for url in given.difference(urls))
+
+    def place_pages(self, files: Sequence[Sequence[bytes]]) -> int:
+        """Put the images of the files' pages where the files were, each as an image's file.
+
+        Returns:
+            Bytes of the files' data that are let go of.
+        """
+        given = sum(len(document.data or "") for document in self.documents)
+        # From the last one on, so that the positions of those before it stay what they are.
+        for document, pages in reversed(list(zip(self.documents, files, strict=True))):
+            at = document.position
+            self.images[at:at] = pages_of(document, pages)
+            self._slots[at:at] = put_parts(self.payload, document, len(pages))
+        self.documents = []
+        return given
 
     def encode(self) -> bytes:
         """The JSON body for the engine."""
@@ -67,6 +84,7 @@ class ParsedRequest:
         """Let go of prompt and images: the engine has them."""
         self.payload = {}
         self.images = []
+        self.documents = []
         self._slots = []
 
 
@@ -180,6 +198,10 @@ def _collect(parsed: ParsedRequest, settings: FieldSettings) -> None:
     whole_request = parsed.payload.pop("mm_processor_kwargs", None) or {}
     for where, part in _parts(parsed.payload):
         if isinstance(part, dict):
+            document = document_in(part, where, len(parsed.images))
+            if document is not None:
+                document.bounds = _bounds(part, whole_request)
+                parsed.documents.append(document)
             text = part.get("text") or part.get("refusal") or ""
             holder = part.get("image_url")
             if isinstance(holder, dict):  # chat

@@ -15,6 +15,7 @@ from vora_serve.gateway.schemas.base import (
     ShortText,
 )
 from vora_serve.gateway.schemas.chat import RefusalPart
+from vora_serve.gateway.schemas.files import InputFile
 
 
 class InputText(Schema):
@@ -42,7 +43,7 @@ class OutputText(Schema):
 
 
 InputPart = Annotated[
-    InputText | InputImage | OutputText | RefusalPart, Field(discriminator="type")
+    InputText | InputImage | InputFile | OutputText | RefusalPart, Field(discriminator="type")
 ]
 InputContent = str | Annotated[list[InputPart], Field(min_length=1)]
 

@@ -1,0 +1,220 @@
+"""The files of one request, PDF above all: found, checked, and turned into images."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+from vora_core.errors import (
+    APIError,
+    DocumentRequestError,
+    ImageRequestError,
+    ImageTooLargeError,
+    RequestTooLargeError,
+)
+from vora_serve.documents import sandbox
+from vora_serve.gateway.images.cache import PreparedImages
+from vora_serve.gateway.images.data_url import decode_data_url
+from vora_serve.gateway.images.fetch import ImageFetcher
+from vora_serve.gateway.images.formats import sniff_format
+from vora_serve.gateway.images.pages import PageRenderer
+from vora_serve.gateway.input_settings import DocumentSettings
+from vora_serve.gateway.memory import Share
+
+_HEAD_BYTES = 1024  # PDF readers look for a file's mark so far
+
+
+@dataclass(eq=False)
+class DocumentRef:
+    """A file as a request names it, in one of three ways.
+
+    Attributes:
+        part: The request's own part, which its pages replace.
+        param: Where the request has it.
+        data: A ``data:`` URL, or base64 alone.
+        url: An http or https URL.
+        file_id: Of a file that was uploaded.
+        position: How many of the request's images come before it.
+        detail: As of an image, for each of its pages.
+        bounds: Least and most pixels, for each of its pages.
+    """
+
+    part: dict[str, Any]
+    param: str
+    data: str | None = None
+    url: str | None = None
+    file_id: str | None = None
+    position: int = 0
+    detail: str = "auto"
+    bounds: tuple[int | None, int | None] = (None, None)
+
+
+@dataclass
+class RenderedFiles:
+    """What became of a request's files: images of each, and what that cost."""
+
+    pages: list[Sequence[bytes]] = field(default_factory=list)
+    fetch_s: float = 0.0
+    render_s: float = 0.0
+
+
+def _about_a_file(error: APIError) -> APIError:
+    """The error of a step that images go through too, about a file."""
+    message = error.message.replace("An image", "A file").replace("image", "file")
+    message = message.replace("files.max_bytes", "documents.max_bytes")
+    if isinstance(error, RequestTooLargeError):
+        return RequestTooLargeError(message, code="file_too_large")
+    code = error.code.replace("image", "file") if error.code else None
+    return DocumentRequestError(message, code=code)
+
+
+class DocumentLoader:
+    """Turns the files that a request names into images.
+
+    Args:
+        settings: The limits.
+        fetcher: For files by URL.
+        max_images: Of a request, pages included.
+    """
+
+    def __init__(self, settings: DocumentSettings, fetcher: ImageFetcher, max_images: int) -> None:
+        self._settings = settings
+        self._fetcher = fetcher
+        self._max_images = max_images
+        self._renderer = PageRenderer(settings)
+        self._known: PreparedImages[tuple[str, bytes], Sequence[bytes]] = PreparedImages(
+            settings.cache_bytes
+        )
+
+    def check(self, refs: Sequence[DocumentRef]) -> None:
+        """Everything that can be refused before a byte is fetched or rendered.
+
+        Raises:
+            DocumentRequestError: files are not taken here, are too many, or a URL is refused.
+        """
+        if not refs:
+            return
+        if not self._settings.enabled:
+            raise DocumentRequestError(
+                "Files are not taken here.", param=refs[0].param, code="unsupported_file"
+            )
+        if len(refs) > self._settings.max_count:
+            raise DocumentRequestError(
+                f"The request has {len(refs)} files; "
+                f"at most {self._settings.max_count} are allowed.",
+                code="too_many_files",
+            )
+        for ref in refs:
+            if ref.file_id is not None:
+                raise DocumentRequestError(
+                    "Files by id are not supported here; send the file's data.",
+                    param=ref.param,
+                    code="unsupported_file",
+                )
+            if ref.url is not None:
+                try:
+                    self._fetcher.parse(ref.url)
+                except ImageRequestError as error:
+                    raise _with_param(_about_a_file(error), ref) from None
+
+    async def load(
+        self, refs: Sequence[DocumentRef], images: int, share: Share, owner: str
+    ) -> RenderedFiles:
+        """Fetch and render, one file after the other.
+
+        Args:
+            refs: The files.
+            images: How many images the request has beside them.
+            share: What the request holds of the process's memory: the pages stay counted in.
+            owner: Whose files they are.
+
+        Raises:
+            DocumentRequestError, RequestTooLargeError, RateLimitError
+        """
+        result = RenderedFiles()
+        left = self._max_images - images
+        for ref in refs:
+            try:
+                pages = await self._one(ref, left, share, owner, result)
+            except (ImageRequestError, ImageTooLargeError) as error:
+                raise _with_param(_about_a_file(error), ref) from None
+            except (DocumentRequestError, RequestTooLargeError) as error:
+                raise _with_param(error, ref) from None
+            left -= len(pages)
+            result.pages.append(pages)
+        return result
+
+    async def _one(
+        self, ref: DocumentRef, left: int, share: Share, owner: str, result: RenderedFiles
+    ) -> Sequence[bytes]:
+        began = time.perf_counter()
+        content = await self._content(ref, share)
+        fetched = time.perf_counter()
+        result.fetch_s += fetched - began
+        if b"%PDF-" not in content[:_HEAD_BYTES]:
+            self._require_image(content)
+            return [content]
+        self._require_renderer()
+        most = min(self._settings.max_pages, left)
+        digest = await asyncio.to_thread(lambda: hashlib.blake2b(content, digest_size=32).digest())
+        pages = self._known.get((owner, digest))
+        if pages is None:
+            pages = await self._renderer.render(content, most, share.grow, owner)
+            self._known.put((owner, digest), pages, sum(map(len, pages)))
+        elif len(pages) > most:
+            raise DocumentRequestError(
+                f"A PDF file has {len(pages)} pages; at most {most} are allowed.",
+                code="too_many_pages",
+            )
+        else:
+            share.grow(sum(map(len, pages)))
+        share.shrink(len(content))
+        result.render_s += time.perf_counter() - fetched
+        return pages
+
+    async def _content(self, ref: DocumentRef, share: Share) -> bytes:
+        """The file, counted in."""
+        limit = self._settings.max_bytes
+        if ref.url is not None:
+            fetched = await self._fetcher.fetch(self._fetcher.parse(ref.url), limit, share.grow)
+            assert fetched.content is not None  # without validators, no host answers 304
+            return fetched.content
+        data = ref.data or ""
+        url = data if data[:5].lower() == "data:" else f"data:;base64,{data}"
+        content, _ = await asyncio.to_thread(decode_data_url, url, limit)
+        share.grow(len(content))
+        return content
+
+    @staticmethod
+    def _require_image(content: bytes) -> None:
+        try:
+            sniff_format(content)
+        except ImageRequestError:
+            raise DocumentRequestError(
+                "A file is neither a PDF nor an image; other files are not supported.",
+                code="unsupported_file",
+            ) from None
+
+    @staticmethod
+    def _require_renderer() -> None:
+        if not sandbox.available():
+            raise DocumentRequestError(
+                "PDF files are not rendered on this server's machine; send images of their pages.",
+                code="unsupported_file",
+            )
+        if find_spec("pypdfium2") is None:
+            raise DocumentRequestError(
+                "PDF files are not rendered here: the server lacks the extra vora-serve[pdf]; "
+                "send images of their pages.",
+                code="unsupported_file",
+            )
+
+
+def _with_param(error: APIError, ref: DocumentRef) -> APIError:
+    error.param = error.param or ref.param
+    return error
