@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -33,6 +32,16 @@ from vora_serve.demo.language import train_tokenizer
 from vora_serve.training.parts import known_shape
 
 _POOL = 1 << 22
+#: Runs the command in ``argv`` from a small process. Linux counts what a process held before it
+#: became another program, so a command that a large process starts would seem as large.
+_LAUNCHER = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[2:], check=False)
+peak = resource.getrusage(resource.RUSAGE_CHILDREN)
+with open(sys.argv[1], "w") as file:
+    file.write(f"{peak.ru_maxrss} {peak.ru_utime + peak.ru_stime}")
+sys.exit(done.returncode)
+"""
 
 
 def synthetic(config: VoRAConfig, rank: int) -> Iterator[tuple[str, torch.Tensor]]:
@@ -126,6 +135,20 @@ def main() -> None:
         arguments.json.write_text(text + "\n", encoding="utf-8")
 
 
+def measured(command: list[str], work: Path) -> tuple[str, int, float]:
+    """Run a command: its output, its peak of resident memory in bytes, its seconds of CPU.
+
+    Exits with the command's own error where it fails.
+    """
+    report = work / "used"
+    launched = [sys.executable, "-c", _LAUNCHER, str(report), *command]
+    done = subprocess.run(launched, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    peak, seconds = report.read_text(encoding="utf-8").split()
+    return done.stdout, int(peak) << 10, float(seconds)
+
+
 def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Write, merge, check."""
     source, merged = work / "source", work / "merged"
@@ -136,23 +159,20 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     command += [f"shard_gb={arguments.shard_gb}", f"verify={not arguments.no_verify}"]
     load = os.getloadavg()[0]
     begun = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said, peak, cpu_seconds = measured(command, work)
     took = time.perf_counter() - begun
-    if done.returncode:
-        sys.exit(done.stderr)
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "layers": arguments.layers,
         "rank": arguments.rank,
         "source_gb": round(size(source) / 1e9, 2),
         "merged_gb": round(size(merged) / 1e9, 2),
         "verified": not arguments.no_verify,
-        "peak_rss_gib": round(used.ru_maxrss / 2**20, 3),
+        "peak_rss_gib": round(peak / 2**30, 3),
         "merge_seconds": round(took, 1),
-        "merge_cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "merge_cpu_seconds": round(cpu_seconds, 1),
         "write_seconds": round(wrote, 1),
         "largest_error_in_roundings": round(check(source, merged), 3),
-        "said": done.stdout.strip().splitlines(),
+        "said": said.strip().splitlines(),
         "load_average_before": load,
         "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}",
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +99,15 @@ def test_the_merge_benchmark_measures_and_cleans_up(
     index = json.loads((tmp_path / "merged" / "model.safetensors.index.json").read_text())
     assert len(shards) > 1
     assert set(index["weight_map"].values()) == {shard.name for shard in shards}
+
+
+def test_a_commands_peak_is_its_own_and_not_that_of_others(tmp_path: Path) -> None:
+    """Neither an earlier command's nor that of the process that starts it."""
+    held = bytearray(b"x") * (300 << 20)
+    subprocess.run([sys.executable, "-c", "bytearray(b'x') * (400 << 20)"], check=True)
+    said, peak, _ = merge.measured([sys.executable, "-c", "print('done')"], tmp_path)
+    assert said == "done\n"
+    assert 1 << 20 < peak < 100 << 20
+    needs = "bytearray(b'x') * (200 << 20)"
+    assert merge.measured([sys.executable, "-c", needs], tmp_path)[1] > 200 << 20
+    assert len(held) == 300 << 20
