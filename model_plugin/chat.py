@@ -10,68 +10,16 @@ that it always gets.
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-#: ChatML as the released checkpoints use it: a default system prompt, nothing around images. Tools
-#: are described, called and answered in JSON between tags, as Qwen2.5 does.
-DEFAULT_CHAT_TEMPLATE = r"""
-{%- macro show(content) -%}
-{%- if content is string -%}
-{{- content -}}
-{%- else -%}
-{%- for part in content or [] -%}
-{%- if part['type'] in ('image', 'image_url', 'input_image') -%}
-{{- '<|image_pad|>' -}}
-{%- elif 'text' in part -%}
-{{- part['text'] -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- endmacro -%}
-{%- set told = messages and messages[0]['role'] == 'system' -%}
-{%- if messages and (tools or not told) -%}
-{{- '<|im_start|>system\n' -}}
-{{- show(messages[0]['content']) if told else 'You are a helpful assistant.' -}}
-{%- if tools -%}
-{{- '\n\n# Tools\n\nYou can call these functions, described in JSON:\n<tools>' -}}
-{%- for tool in tools -%}
-{{- '\n' + (tool | tojson) -}}
-{%- endfor -%}
-{{- '\n</tools>\n\nTo call one, answer with its name and arguments in JSON:\n' -}}
-{{- '<tool_call>\n{"name": ..., "arguments": {...}}\n</tool_call>' -}}
-{%- endif -%}
-{{- '<|im_end|>\n' -}}
-{%- endif -%}
-{%- for message in messages -%}
-{%- if tools and told and loop.first -%}
-{%- elif message['role'] == 'tool' -%}
-{%- if loop.first or loop.previtem['role'] != 'tool' -%}
-{{- '<|im_start|>user' -}}
-{%- endif -%}
-{{- '\n<tool_response>\n' + show(message['content']) + '\n</tool_response>' -}}
-{%- if loop.last or loop.nextitem['role'] != 'tool' -%}
-{{- '<|im_end|>\n' -}}
-{%- endif -%}
-{%- else -%}
-{{- '<|im_start|>' + message['role'] + '\n' + show(message['content']) -}}
-{%- for call in message['tool_calls'] or [] -%}
-{%- set function = call['function'] or call -%}
-{{- '\n' if message['content'] or not loop.first else '' -}}
-{{- '<tool_call>\n{"name": "' + function['name'] + '", "arguments": ' -}}
-{{- (function['arguments'] | tojson) + '}\n</tool_call>' -}}
-{%- endfor -%}
-{{- '<|im_end|>\n' -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|im_start|>assistant\n' -}}
-{%- endif -%}
-""".strip()
+from vora_core.geometry import IMAGE_TOKEN, RELEASED_IMAGE_TOKEN
 
 # Two planes of private-use characters: a fence, and one character for each set-aside string.
 _FENCE = "\U000f0000"
@@ -92,9 +40,9 @@ def encode_chat(
     Returns:
         Token ids.
     """
-    shield = Shield(control_tokens(tokenizer))
+    shield = Shield([*control_tokens(tokenizer), RELEASED_IMAGE_TOKEN])
     rendered = render(*(shield.hide(text) for text in texts))
-    return shield.encode(tokenizer, rendered)
+    return shield.encode(tokenizer, rendered.replace(RELEASED_IMAGE_TOKEN, IMAGE_TOKEN))
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -133,23 +81,53 @@ class Shield:
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, rendered: str) -> list[int]:
         """Token ids of a rendered conversation, control tokens only where the template put them."""
+        return self.encode_cut(tokenizer, rendered, [])[0]
+
+    def encode_cut(
+        self, tokenizer: PreTrainedTokenizerBase, rendered: str, cuts: Sequence[int]
+    ) -> tuple[list[int], list[int]]:
+        """Token ids, and where some places of the rendered conversation are among them.
+
+        Args:
+            tokenizer: a fast tokenizer.
+            rendered: the conversation.
+            cuts: places in it, ascending. No token straddles one: where it would, the text before
+                and the text behind are tokenised on their own, as they are when a model goes on
+                from there.
+
+        Returns:
+            Token ids, and for each cut the number of tokens before it.
+        """
         plain = plain_tokenizer(tokenizer)
         ids: list[int] = []
+        places: list[int] = []
+
+        def add_text(start: int, end: int) -> None:
+            inside = [cut for cut in cuts[len(places) :] if cut <= end]
+            borders = [start, *inside, end]
+            pieces = [self.restore(rendered[a:b]) for a, b in pairwise(borders)]
+            for encoded in _encode_pieces(plain, pieces):
+                ids.extend(encoded)
+                places.append(len(ids))
+            places.pop()  # the end of the text, which is no cut of its own
+
         position = 0
         for match in self._pattern.finditer(rendered):
-            ids += self._encode_text(plain, rendered[position : match.start()])
+            add_text(position, match.start())
             ids.append(tokenizer.convert_tokens_to_ids(match.group()))
             position = match.end()
-        return ids + self._encode_text(plain, rendered[position:])
+        add_text(position, len(rendered))
+        return ids, places
+
+    def controls(self, rendered: str, start: int, end: int | None = None) -> Iterator[str]:
+        """Control tokens that a template wrote between two places of a rendered conversation."""
+        part = self._pattern.finditer(rendered, start, len(rendered) if end is None else end)
+        return (match.group() for match in part)
 
     def restore(self, rendered: str) -> str:
         """The rendered conversation with everything put back, for people to read."""
         hidden = list(self._marks)
         return re.sub(_FENCE + "(.)", lambda m: hidden[ord(m[1]) - _FIRST_MARK], rendered)
-
-    def _encode_text(self, plain: Tokenizer, text: str) -> list[int]:
-        text = self.restore(text)
-        return plain.encode(text, add_special_tokens=False).ids if text else []
 
     def _hide_text(self, text: str) -> str:
         # Private-use characters of the user's own would be read as marks: set them aside too.
@@ -182,6 +160,23 @@ def _without_added_tokens(backend: Tokenizer) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(description))
 
 
-def takes_list_content(template: str) -> bool:
-    """Whether a chat template places images itself, from content given as a list of parts."""
-    return bool(re.search(r"['\"](image|image_url)['\"]", template))
+def _encode_pieces(plain: Tokenizer, pieces: list[str]) -> list[list[int]]:
+    """Token ids of each piece of a text: of the text as a whole, where no token straddles two."""
+    text = "".join(pieces)
+    if not text:
+        return [[] for _ in pieces]
+    whole = plain.encode(text, add_special_tokens=False)
+    borders = [0, *accumulate(map(len, pieces))]
+    found = [0]
+    for border in borders[1:-1]:
+        # Ascending; the tokens of one character share its place.
+        before = bisect_left(whole.offsets, border, key=lambda offset: offset[0])
+        if before and whole.offsets[before - 1][1] > border:
+            alone = (
+                plain.encode(piece, add_special_tokens=False).ids if piece else []
+                for piece in pieces
+            )
+            return [list(ids) for ids in alone]
+        found.append(before)
+    found.append(len(whole.ids))
+    return [whole.ids[a:b] for a, b in pairwise(found)]

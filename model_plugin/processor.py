@@ -18,11 +18,18 @@ from transformers import (
 )
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import load_image
-from transformers.utils import cached_file
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from model_plugin.chat import DEFAULT_CHAT_TEMPLATE, encode_chat, takes_list_content
+from model_plugin.chat import encode_chat
+from model_plugin.chat_template import DEFAULT_CHAT_TEMPLATE, content_form, fit_content
 from model_plugin.config import VoRAConfig
+from model_plugin.conversation import (
+    Conversation,
+    ImageInput,
+    distribute,
+    images_of,
+    without_images,
+)
 from model_plugin.decoding import decode
 from model_plugin.errors import CheckpointError, ConfigError, PlaceholderError
 from model_plugin.images import (
@@ -31,13 +38,11 @@ from model_plugin.images import (
     ImageSettings,
     preprocess_patches,
 )
+from model_plugin.processor_files import read_chat_template, read_json, template_of
 from vora_core.resampling import available_threads, spread
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PLACEHOLDER = re.compile(f"{re.escape(IMAGE_TOKEN)}|{re.escape(RELEASED_IMAGE_TOKEN)}")
-
-ImageInput = Image.Image | str | bytes
-Conversation = list[dict[str, Any]]
 
 
 class VoRAImageProcessor(ImageProcessingMixin):
@@ -128,10 +133,11 @@ class VoRAProcessor(ProcessorMixin):
     Args:
         image_processor: turns images into patches.
         tokenizer: a fast tokenizer that knows ``<|image_pad|>``.
-        chat_template: a Jinja template that takes list content; ChatML when absent.
+        chat_template: a Jinja template, used as it is; ChatML when absent.
 
     Raises:
-        CheckpointError: the tokenizer has no ``<|image_pad|>``.
+        CheckpointError: the tokenizer has no ``<|image_pad|>``, or the template loses text or
+            images.
     """
 
     chat_template: str
@@ -146,9 +152,8 @@ class VoRAProcessor(ProcessorMixin):
         self.tokenizer = tokenizer
         self.image_token = IMAGE_TOKEN
         self.image_token_id = image_token_id(tokenizer)
-        if chat_template is None or not takes_list_content(chat_template):
-            chat_template = DEFAULT_CHAT_TEMPLATE
-        self.chat_template = chat_template
+        self.chat_template = DEFAULT_CHAT_TEMPLATE if chat_template is None else chat_template
+        content_form(self.chat_template)
 
     @property
     def settings(self) -> ImageSettings:
@@ -190,7 +195,7 @@ class VoRAProcessor(ProcessorMixin):
         """
         prompts = [text] if isinstance(text, str) else list(text or [""])
         marked = [PLACEHOLDER.split(prompt) for prompt in prompts]
-        flat = _distribute(images, [len(chunks) - 1 for chunks in marked])
+        flat = distribute(images, [len(chunks) - 1 for chunks in marked])
         ids = [self._encode_chunks(chunks) for chunks in marked]
         return self._finish(ids, flat, padding, padding_side, return_tensors, image_kwargs)
 
@@ -234,7 +239,7 @@ class VoRAProcessor(ProcessorMixin):
 
         def render(messages: Any, tools: Any = None) -> str:
             rendered, _ = render_jinja_template(
-                conversations=[messages],
+                conversations=[fit_content(messages, template)],
                 tools=tools,
                 chat_template=template,
                 add_generation_prompt=add_generation_prompt,
@@ -246,14 +251,14 @@ class VoRAProcessor(ProcessorMixin):
             texts = [render(messages, tools) for messages in conversations]
             return texts if batched else texts[0]
         ids = [
-            encode_chat(self.tokenizer, render, _without_images(messages), tools)
+            encode_chat(self.tokenizer, render, without_images(messages), tools)
             for messages in conversations
         ]
         if not return_dict:
             return ids if batched else ids[0]
-        images = [_images_of(messages) for messages in conversations]
+        images = [images_of(messages) for messages in conversations]
         marked = [row.count(self.image_token_id) for row in ids]
-        flat = _distribute(images, marked)
+        flat = distribute(images, marked)
         return self._finish(
             ids, flat, padding, padding_side, return_tensors, processor_kwargs or {}
         )
@@ -316,7 +321,7 @@ class VoRAProcessor(ProcessorMixin):
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(path, config=config, **hub)
         tokenizer.padding_side = "left"
-        data = _read_json(path, PREPROCESSOR_FILE, hub)
+        data = read_json(path, PREPROCESSOR_FILE, hub)
         settings = ImageSettings.from_dict(
             {"size": config.image_size} | data,
             patch_size=config.patch_size,
@@ -324,7 +329,7 @@ class VoRAProcessor(ProcessorMixin):
         )
         images = VoRAImageProcessor(settings)
         images.settings = images.settings_for(kwargs.get("min_pixels"), kwargs.get("max_pixels"))
-        return cls(images, tokenizer, _read_chat_template(path, hub) or tokenizer.chat_template)
+        return cls(images, tokenizer, read_chat_template(path, hub) or template_of(tokenizer))
 
     def _encode_chunks(self, chunks: Sequence[str]) -> list[int]:
         """Token ids of the text between images, each chunk on its own as the released code does."""
@@ -373,80 +378,3 @@ def image_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     if token_id is None:
         raise CheckpointError(f"The tokenizer has no token {IMAGE_TOKEN} to stand for images.")
     return int(token_id)
-
-
-def _distribute(images: Any, marked: list[int]) -> list[ImageInput]:
-    """All images in order, after checking that each prompt has as many as it marks."""
-    if images is None:
-        images = []
-    if isinstance(images, Image.Image | str | bytes):
-        images = [images]
-    nested = [list(group) for group in images if isinstance(group, list | tuple)]
-    if images and len(nested) == len(images):
-        given = [len(group) for group in nested]
-        flat: list[ImageInput] = [image for group in nested for image in group]
-        if given != marked:
-            raise PlaceholderError(f"The prompts mark {marked} images, but {given} are given.")
-        return flat
-    if len(images) != sum(marked):
-        raise PlaceholderError(
-            f"The prompts mark {sum(marked)} images, but {len(images)} are given."
-        )
-    return list(images)
-
-
-def _images_of(messages: Conversation) -> list[ImageInput]:
-    images: list[ImageInput] = []
-    for message in messages:
-        content = message.get("content")
-        for part in content if isinstance(content, list) else []:
-            if part.get("type") == "image":
-                images.append(next(part[k] for k in ("image", "url", "path") if k in part))
-            elif part.get("type") == "image_url":
-                link = part["image_url"]
-                images.append(link["url"] if isinstance(link, dict) else link)
-    return images
-
-
-def _without_images(messages: Conversation) -> Conversation:
-    """The conversation with images reduced to their places, which is all a template needs."""
-    stripped = []
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, list):
-            content = [
-                {"type": "image"} if part.get("type") in ("image", "image_url") else part
-                for part in content
-            ]
-        stripped.append(message | {"content": content})
-    return stripped
-
-
-def _read(path: str, name: str, hub: dict[str, Any]) -> str | None:
-    file = cached_file(
-        path,
-        name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **hub,
-    )
-    return Path(file).read_text(encoding="utf-8") if file else None
-
-
-def _read_json(path: str, name: str, hub: dict[str, Any]) -> dict[str, Any]:
-    """The object in a JSON file of a checkpoint; empty if there is no such file."""
-    try:
-        data = json.loads(_read(path, name, hub) or "{}")
-    except ValueError as error:
-        raise CheckpointError(f"{path}/{name} is not valid JSON.") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}/{name} holds no JSON object.")
-    return data
-
-
-def _read_chat_template(path: str, hub: dict[str, Any]) -> str | None:
-    """The checkpoint's own template, from the file that carries one with list content."""
-    template = _read(path, "chat_template.jinja", hub)
-    if template is None:
-        template = _read_json(path, "chat_template.json", hub).get("chat_template")
-    return template

@@ -5,6 +5,7 @@ control token and never claims an image. In raw prompts ``<|image_pad|>`` and ``
 an image, and there must be as many as images.
 """
 
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -16,8 +17,9 @@ from vllm.renderers.hf import HfRenderer, safe_apply_chat_template
 from vllm.renderers.params import ChatParams, TokenizeParams
 from vllm.utils.async_utils import make_async
 
-from model_plugin.chat import Shield, control_tokens, takes_list_content
-from model_plugin.errors import PlaceholderError
+from model_plugin.chat import Shield, control_tokens
+from model_plugin.chat_template import fit_content
+from model_plugin.errors import CheckpointError, PlaceholderError
 from model_plugin.images import IMAGE_TOKEN, RELEASED_IMAGE_TOKEN
 from model_plugin.processor import VoRAProcessor
 
@@ -102,8 +104,9 @@ class VoRARenderer(HfRenderer):
             if shield.hide(message["role"]) != message["role"]:
                 raise VLLMValidationError("A role holds a control token.", parameter="messages")
         messages = shield.hide(_plain_parts(conversation))
-        if not takes_list_content(template):
-            messages = _as_strings(messages)
+        # Images that a template drops are missed once the prompt is tokenised.
+        with suppress(CheckpointError):
+            messages = fit_content(messages, template)
         written = {key: value for key, value in variables.items() if key not in _SETTINGS}
         rendered = safe_apply_chat_template(
             self.model_config,
@@ -204,19 +207,6 @@ def _plain_parts(conversation: Any) -> Messages:
             ]
         messages.append(dict(message) | {"content": content})
     return messages
-
-
-def _as_strings(messages: Messages) -> Messages:
-    """The conversation for a template that takes strings: images are marked within the text."""
-    flat = []
-    for message in messages:
-        content = message["content"]
-        if isinstance(content, list):
-            content = "".join(
-                IMAGE_TOKEN if part["type"] == "image" else part.get("text", "") for part in content
-            )
-        flat.append(message | {"content": content})
-    return flat
 
 
 def _with_special_tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:

@@ -31,7 +31,9 @@ def evaluate_items(
     right: list[bool] = []
     for start in range(0, len(items), batch_size):
         some = items[start : start + batch_size]
-        batch = collate([tokenise(_sample(item)) for item in some], tokenise.end)
+        batch = collate(
+            [tokenise(_sample(item)) for item in some], tokenise.processor.tokenizer.pad_token_id
+        )
         embeds = model.embed(batch.input_ids, batch.pixel_values, batch.image_grid_hw)
         logits = model.llm(inputs_embeds=embeds, attention_mask=batch.visible).logits[:, :-1]
         labels = batch.labels[:, 1:]

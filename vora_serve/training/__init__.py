@@ -4,8 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vora_serve.training.data import Sample, SampleError, SampleSource
+    from vora_serve.training.data import Sample, SampleSource
     from vora_serve.training.distill import Teacher
+    from vora_serve.training.labels import SampleError
     from vora_serve.training.recipe import (
         Distillation,
         FinetuneRecipe,
@@ -32,7 +33,8 @@ __all__ = [
 ]
 
 _LAZY = {
-    "data": ("Sample", "SampleError", "SampleSource"),
+    "data": ("Sample", "SampleSource"),
+    "labels": ("SampleError",),
     "distill": ("Teacher",),
     "recipe": (
         "Distillation", "FinetuneRecipe", "Optimisation", "PretrainRecipe", "parse_recipe",

@@ -16,7 +16,8 @@ from typing import Any
 from PIL import Image
 
 from model_plugin.images import IMAGE_TOKEN, RELEASED_IMAGE_TOKEN
-from vora_serve.training.data import Sample, SampleError
+from vora_serve.training.data import Sample
+from vora_serve.training.labels import SampleError
 
 #: Fields that may hold a row's images, the first that is there is used.
 IMAGE_FIELDS = ("frames", "images", "image", "jpg", "jpeg", "png", "webp")

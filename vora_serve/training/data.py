@@ -8,14 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model_plugin import ImageError, VoRAError, VoRAProcessor
+from model_plugin import ImageError, VoRAProcessor
 from model_plugin.spans import block_ids, dense_mask, spans_from_lengths
+from vora_serve.training.labels import Labelled, Labeller, SampleError
 
 IGNORE = -100
-
-
-class SampleError(VoRAError, ValueError):
-    """A sample cannot be trained on; the sentence says why."""
 
 
 class TooLongError(SampleError):
@@ -115,12 +112,9 @@ class Tokeniser:
     def __init__(self, processor: VoRAProcessor, max_length: int) -> None:
         self.processor = processor
         self.max_length = max_length
-        self.end = processor.tokenizer.eos_token_id
-        probe = [{"role": "user", "content": "?"}]
-        start = processor.apply_chat_template(probe, tokenize=True)
-        asked = processor.apply_chat_template(probe, tokenize=True, add_generation_prompt=True)
-        #: Tokens with which the template opens an answer.
-        self.opening: list[int] = asked[len(start) :]
+        self.labeller = Labeller(processor)
+        #: Tokens with which the template asks for an answer, if it has any.
+        self.opening = self.labeller.opening
 
     def __call__(self, sample: Sample) -> Example:
         """Tokenise a sample.
@@ -132,14 +126,14 @@ class Tokeniser:
         answers = [m for m in sample.messages if m["role"] == "assistant"]
         if not answers or any(not m["content"] for m in answers):
             raise SampleError("The conversation has no answer, or an empty one.")
-        ids = self.processor.apply_chat_template(sample.messages, tokenize=True)
+        labelled = self.labeller(sample.messages)
         try:
             features = self.processor.image_processor(sample.images, return_tensors="pt")
         except ImageError as error:
             raise SampleError(str(error)) from error
         counts = features["image_grid_hw"].prod(-1) // self.processor.settings.merge_size**2
         try:
-            ids = self.processor.expand(ids, counts.tolist())
+            ids = self.processor.expand(labelled.ids, counts.tolist())
         except ValueError as error:
             raise SampleError(str(error)) from error
         if len(ids) > self.max_length:
@@ -147,40 +141,28 @@ class Tokeniser:
                 f"The sample has {len(ids)} tokens; the recipe's max_length is {self.max_length}."
             )
         input_ids = torch.tensor(ids)
-        spans = spans_from_lengths(input_ids == self.processor.image_token_id, counts.tolist())
+        is_image = input_ids == self.processor.image_token_id
+        spans = spans_from_lengths(is_image, counts.tolist())
         return Example(
             input_ids=input_ids,
-            labels=torch.tensor(self._labels(ids, len(answers))),
+            labels=torch.where(self._learned(labelled, counts) & ~is_image, input_ids, IGNORE),
             image_ids=block_ids(len(ids), spans),
             pixel_values=features["pixel_values"],
             image_grid_hw=features["image_grid_hw"],
         )
 
-    def _labels(self, ids: list[int], answers: int) -> list[int]:
-        """Targets: each answer and the token that ends it."""
-        labels = [IGNORE] * len(ids)
-        position = found = 0
-        while position < len(ids):
-            if ids[position : position + len(self.opening)] != self.opening:
-                position += 1
-                continue
-            first = position + len(self.opening)
-            try:
-                last = ids.index(self.end, first)
-            except ValueError:
-                raise SampleError(
-                    "The chat template ends an answer without the tokenizer's end-of-text token."
-                ) from None
-            labels[first : last + 1] = ids[first : last + 1]
-            position, found = last + 1, found + 1
-        if found != answers:
-            raise SampleError(
-                f"The chat template shows {found} answers where the conversation has {answers}."
-            )
-        return labels
+    def _learned(self, labelled: Labelled, counts: torch.Tensor) -> torch.Tensor:
+        """Which tokens are targets, bool (T,), images with as many tokens as they have."""
+        short = torch.tensor(labelled.ids)
+        learned = torch.zeros(len(short), dtype=torch.bool)
+        for first, behind in labelled.learned:
+            learned[first:behind] = True
+        repeats = torch.ones(len(short), dtype=torch.int64)
+        repeats[short == self.processor.image_token_id] = counts
+        return learned.repeat_interleave(repeats)
 
 
-def collate(examples: Sequence[Example], pad_id: int, dense: bool = True) -> Batch:
+def collate(examples: Sequence[Example], pad_id: int | None, dense: bool = True) -> Batch:
     """Pad examples to a batch.
 
     The attention rule never lets a token see padding on its right, and what padding itself sees
@@ -189,7 +171,7 @@ def collate(examples: Sequence[Example], pad_id: int, dense: bool = True) -> Bat
 
     Args:
         examples: any number, with or without images, packed or not.
-        pad_id: token that fills up.
+        pad_id: token that fills up; any does, since padding is neither seen nor learned.
         dense: make ``visible``.
     """
     length = max(len(example.input_ids) for example in examples)
@@ -215,7 +197,7 @@ def collate(examples: Sequence[Example], pad_id: int, dense: bool = True) -> Bat
         if visible is not None:
             visible &= document_ids[:, :, None] == document_ids[:, None, :]
     return Batch(
-        input_ids=padded([example.input_ids for example in examples], pad_id),
+        input_ids=padded([example.input_ids for example in examples], pad_id or 0),
         labels=padded([example.labels for example in examples], IGNORE),
         visible=None if visible is None else visible[:, None],
         image_mask=image_ids >= 0,

@@ -15,12 +15,12 @@ from vora_serve.training.data import (
     Batch,
     BatchSource,
     Example,
-    SampleError,
     SampleSource,
     Tokeniser,
     collate,
 )
 from vora_serve.training.data_recipe import Data
+from vora_serve.training.labels import SampleError
 from vora_serve.training.recipe import Optimisation
 from vora_serve.training.stream import Lane, State
 

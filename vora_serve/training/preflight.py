@@ -2,9 +2,10 @@
 
 from model_plugin import ConfigError
 from vora_serve.training.conversations import read_row
-from vora_serve.training.data import SampleError, Tokeniser, TooLongError
+from vora_serve.training.data import Tokeniser, TooLongError
 from vora_serve.training.data_recipe import Data, Source
 from vora_serve.training.held_out import HeldOutSet
+from vora_serve.training.labels import SampleError
 from vora_serve.training.run_recipe import FinetuneRun, PretrainRun
 from vora_serve.training.sources import FAULT, open_source, row_name
 from vora_serve.training.stream import folder_of

@@ -11,6 +11,7 @@ from model_plugin import (
     VoRAImageProcessor,
     VoRAProcessor,
 )
+from model_plugin.chat_template import DEFAULT_CHAT_TEMPLATE, default_for
 from vora_serve.training.run_recipe import ModelSettings
 
 
@@ -30,7 +31,7 @@ def load_processor(settings: ModelSettings, images: ImageSettings) -> VoRAProces
         tokenizer, template = own.tokenizer, template or own.chat_template
     else:
         tokenizer = _tokenizer(settings.path)
-        template = template or tokenizer.chat_template
+        template = template or _own_template(tokenizer, settings.path)
     _ensure_padding(tokenizer, settings.path)
     return VoRAProcessor(VoRAImageProcessor(images), tokenizer, template)
 
@@ -46,10 +47,22 @@ def _ensure_padding(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
 def _template(file: str | None) -> str | None:
     if file is None:
         return None
+    if file == "chatml":
+        return DEFAULT_CHAT_TEMPLATE
     try:
         return Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The template cannot be read: {error}.") from error
+
+
+def _own_template(tokenizer: PreTrainedTokenizerBase, path: str) -> str:
+    """An LLM's chat template as it is; ChatML for one without, where it has ChatML's tokens."""
+    if tokenizer.chat_template:
+        return str(tokenizer.get_chat_template())
+    chatml = default_for(tokenizer.get_vocab())
+    if chatml is None:
+        raise ConfigError(f"The tokenizer of {path} has no chat template; set model.chat_template.")
+    return chatml
 
 
 def _tokenizer(path: str) -> PreTrainedTokenizerBase:

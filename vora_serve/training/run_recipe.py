@@ -24,7 +24,8 @@ class ModelSettings(Strict):
             and ``vora_documents`` elsewhere when absent.
         spatial_merge_size: m; m x m patches become one token (a new model only).
         position_mode: ``interpolate`` or ``released`` (a new model only).
-        chat_template: a Jinja file; the checkpoint's when absent.
+        chat_template: a Jinja file, or ``chatml`` for the released checkpoints'; the model's own
+            when absent. It is used as it is.
     """
 
     path: str

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from vora_serve.training.conversations import read_row, shorten
-from vora_serve.training.data import Example, Sample, SampleError, Tokeniser, TooLongError
+from vora_serve.training.data import Example, Sample, Tokeniser, TooLongError
 from vora_serve.training.data_recipe import Data, Source
+from vora_serve.training.labels import SampleError
 from vora_serve.training.packing import pack, plan_packs
 from vora_serve.training.sources import FAULT, open_source, row_name
 
