@@ -31,8 +31,13 @@ _CONTEXT = re.compile(
 _IMAGE = re.compile(r"\bimages?\b|placeholder", re.IGNORECASE)
 
 
+_DUMP = re.compile(r"\d+ validation errors?\b")
+
+
 def sanitise(message: str) -> str:
     """A message without paths, addresses or objects' reprs, of one paragraph and bounded length."""
+    if _DUMP.match(message):  # its schema's view of each alternative, with what was sent
+        return "The engine could not read the request."
     message = message.split("\nTraceback", 1)[0]
     message = _REPR.sub("an object", message)
     message = _PATH.sub("a file", message)

@@ -144,7 +144,7 @@ class _Generation:
             async with self._state.forwarder.answer(outgoing, self._context) as answer:
                 parsed.forget()
                 self._share.release()
-                usage = await self._pass_on(parsed.wants_usage, answer)
+                usage = await self._pass_on(parsed, answer)
         if usage is not None:
             self._count_tokens(usage)
             limits = self._state.limits
@@ -295,13 +295,15 @@ class _Generation:
         affinity = hashlib.blake2b(same, digest_size=16).digest()
         return Outgoing(parsed.model, self.engine_path, headers, body, tokens, affinity)
 
-    async def _pass_on(self, wants_usage: bool, answer: Answer) -> Usage | None:
+    async def _pass_on(self, parsed: ParsedRequest, answer: Answer) -> Usage | None:
         """Relay the answer; what it used."""
         kind = answer.response.header(b"content-type") or b""
         if not kind.startswith(b"text/event-stream"):
             self._context.phase = "decode"
-            return await relay_non_streaming(self._kind, answer.response, self._send)
-        state = StreamState(self._kind, wants_usage)
+            return await relay_non_streaming(
+                self._kind, answer.response, self._send, legacy_calls=parsed.legacy_calls
+            )
+        state = StreamState(self._kind, parsed.wants_usage, parsed.legacy_calls)
         settings = self._state.settings
         self._relay = StreamRelay(
             state,

@@ -13,6 +13,7 @@ from starlette.types import Send
 from vora_serve.errors import APIError, UpstreamError
 from vora_serve.gateway.engine_errors import from_stream_error, from_transport_error
 from vora_serve.gateway.http1 import HTTPClientError, ReadTimeoutError, Response
+from vora_serve.gateway.legacy_calls import as_legacy
 from vora_serve.gateway.lifetime import Lifetime
 from vora_serve.gateway.response_shape import HOLDERS, complete_event, complete_response
 from vora_serve.gateway.schemas import Kind
@@ -37,6 +38,7 @@ class StreamState:
 
     kind: Kind
     wants_usage: bool
+    legacy_calls: bool = False
     usage: Usage | None = None
     done: bool = False
     started: bool = False
@@ -136,6 +138,7 @@ class StreamRelay:
                 or b"[DONE]" in whole
                 or b'"error":' in whole
                 or (self.state.kind == "response" and b"event: response." in whole)
+                or (self.state.legacy_calls and b"tool_calls" in whole)
             ):
                 whole = b"".join(self._look_into(event) for event in split_events(whole))
             if whole:
@@ -152,7 +155,8 @@ class StreamRelay:
         if name in _FINAL_RESPONSE_EVENTS:
             self.state.done = True
         mends = self.state.kind == "response" and any(holder in data for holder in HOLDERS)
-        if not mends and b'"usage":{' not in data and b'"error":' not in data:
+        legacy = self.state.legacy_calls and b"tool_calls" in data
+        if not mends and not legacy and b'"usage":{' not in data and b'"error":' not in data:
             return event
         try:
             tree = from_json(data)
@@ -166,13 +170,16 @@ class StreamRelay:
         if isinstance(tree.get("response"), dict):
             holder = tree["response"]
         counted = isinstance(holder.get("usage"), dict)
-        if not mends and not counted:
+        if not mends and not counted and not legacy:
             return event
         if mends:
             complete_event(tree)
+            name = tree["type"].encode() if name is not None and tree.get("type") else name
+        if legacy:
+            as_legacy(tree)
         if counted:
             self.state.usage = rewrite_usage(holder["usage"])
-        if self.state.kind != "response" and not self.state.wants_usage:
+        if counted and self.state.kind != "response" and not self.state.wants_usage:
             if not tree.get("choices"):
                 return b""  # asked for by the gateway, not by the caller
             del holder["usage"]
@@ -213,8 +220,16 @@ def _as_openai_has_it(tree: dict[str, Any]) -> None:
         _drop_nulls(tree["usage"])
 
 
-async def relay_non_streaming(kind: Kind, response: Response, send: Send) -> Usage | None:
+async def relay_non_streaming(
+    kind: Kind, response: Response, send: Send, *, legacy_calls: bool = False
+) -> Usage | None:
     """Pass a non-streaming answer on: its usage rewritten, without fields that have no value.
+
+    Args:
+        kind: Which API.
+        response: The engine's answer.
+        send: The ASGI send.
+        legacy_calls: Whether the caller knows calls only as ``function_call``.
 
     Raises:
         UpstreamError: it is not a JSON object.
@@ -234,6 +249,8 @@ async def relay_non_streaming(kind: Kind, response: Response, send: Send) -> Usa
         complete_response(tree)
     else:
         _as_openai_has_it(tree)
+        if legacy_calls:
+            as_legacy(tree)
     body = to_json(tree)
     headers = [
         (b"content-type", b"application/json"),

@@ -24,8 +24,14 @@ def complete_response(response: dict[str, Any]) -> None:
         response["text"] = {"format": {"type": "text"}}
     if response.get("top_logprobs") is None:
         response["top_logprobs"] = 0
-    for item in response.get("output") or ():
+    items = response.get("output") or ()
+    for item in items:
         complete_item(item)
+    cut_off = response.get("status") == "incomplete"
+    if cut_off and response.get("incomplete_details") is None:
+        response["incomplete_details"] = {"reason": "max_output_tokens"}
+    if cut_off and items and isinstance(items[-1], dict) and "status" in items[-1]:
+        items[-1]["status"] = "incomplete"
 
 
 def complete_item(item: Any) -> None:
@@ -45,8 +51,15 @@ def complete_part(part: Any) -> None:
 
 
 def complete_event(event: dict[str, Any]) -> None:
-    """Complete what the data of an event holds, in place."""
-    if isinstance(event.get("response"), dict):
-        complete_response(event["response"])
+    """Complete what the data of an event holds, in place.
+
+    vLLM ends every stream with ``response.completed``; one whose answer was cut off at its limit
+    ends with ``response.incomplete``, and the message at its end is incomplete too.
+    """
+    response = event.get("response")
+    if isinstance(response, dict):
+        complete_response(response)
+        if event.get("type") == "response.completed" and response.get("status") == "incomplete":
+            event["type"] = "response.incomplete"
     complete_item(event.get("item"))
     complete_part(event.get("part"))

@@ -131,7 +131,8 @@ FieldAction = Literal["drop", "refuse"]
 class FieldSettings(Section):
     """What happens to request fields outside the allowlist."""
 
-    unknown: FieldAction = "refuse"
+    unknown: FieldAction = "drop"
+    """For fields in no table: ``drop`` names them in ``x-vora-dropped-fields``."""
     actions: dict[str, FieldAction] = {}
     """Per field, over the built-in table in ``vora_serve.gateway.schemas.fields``."""
     max_n: PositiveInt = 16

@@ -154,12 +154,13 @@ class FakeEngine:
         text = "".join(self.words)
         usage = self._usage(image_tokens)
         if path.endswith("responses"):
+            cut_off = self.finish["finish_reason"] == "length"
             return {
                 "id": "resp_1",
                 "object": "response",
                 "created_at": 1,
                 "model": payload["model"],
-                "status": "completed",
+                "status": "incomplete" if cut_off else "completed",
                 "parallel_tool_calls": True,
                 "tool_choice": "auto",
                 "tools": [],

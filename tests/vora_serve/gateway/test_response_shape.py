@@ -56,3 +56,18 @@ def test_events_are_completed_wherever_they_hold_something() -> None:
     assert "phase" not in events[1]["item"]
     assert events[2]["part"]["logprobs"] == []
     assert events[3] == {"delta": "red", "item": None}
+
+
+def test_a_response_that_was_cut_off_says_so() -> None:
+    cut: dict[str, Any] = {
+        "type": "response.completed",
+        "response": {"status": "incomplete", "output": [message(), message() | {"status": "x"}]},
+    }
+    complete_event(cut)
+    assert cut["type"] == "response.incomplete"
+    assert cut["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert [item.get("status") for item in cut["response"]["output"]] == [None, "incomplete"]
+    done: dict[str, Any] = {"type": "response.completed", "response": {"status": "completed"}}
+    complete_event(done)
+    assert done["type"] == "response.completed"
+    assert "incomplete_details" not in done["response"]

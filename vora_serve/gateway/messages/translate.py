@@ -83,8 +83,7 @@ def _validated(
         request = schema.model_validate(tree)
     except ValidationError as error:
         raise explain(error) from None
-    actions = {**_ACTIONS, **settings.actions}
-    policy = FieldPolicy(settings.model_copy(update={"actions": actions}))
+    policy = FieldPolicy(settings, _ACTIONS)
     settle(request, policy)
     return request, policy.dropped + _thinking(request)
 
@@ -215,10 +214,7 @@ def _sampling(request: MessagesRequest) -> Tree:
     if request.temperature is not None:
         chat["temperature"] = request.temperature
     if request.top_p is not None:
-        if request.top_p > 0:
-            chat["top_p"] = request.top_p
-        else:  # only the likeliest token is left
-            chat["temperature"] = 0.0
+        chat["top_p"] = request.top_p
     if request.top_k:
         chat["top_k"] = request.top_k
     if request.stop_sequences:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -144,6 +145,7 @@ _TAGS = frozenset(
         *("text", "refusal", "image_url", "input_text", "input_image", "output_text"),
         *("file", "input_file"),
         *("function_call", "function_call_output"),
+        *("custom_tool_call", "custom_tool_call_output"),
         *("image", "document", "search_result", "tool_use", "tool_result"),
         *("thinking", "redacted_thinking"),
     )
@@ -169,19 +171,51 @@ def _param(location: tuple[int | str, ...]) -> str | None:
     return shown or None
 
 
+_SHOULD_BE = "Input should be "
+# Python's words for what JSON has others for, and what pydantic says beside the point.
+_WORDS = (
+    (
+        re.compile(r"a valid dictionary( or instance of \w+| or object to extract fields from)?"),
+        "an object",
+    ),
+    (re.compile(r"\ba valid (integer)\b"), r"an \1"),
+    (re.compile(r"\ba valid (string|list|number|boolean)\b"), r"a \1"),
+    (re.compile(r" after validation, not \d+"), ""),
+    (re.compile(r"\b(True|False)\b"), lambda match: match[0].lower()),
+)
+
+
 def explain(error: ValidationError) -> InvalidRequestError:
     """One sentence and the field at fault, without echoing what was sent."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    problems = error.errors(include_url=False, include_input=False)
     # A union reports each of its members; the deepest location is the member that was meant.
     first = max(problems, key=lambda item: len(item["loc"]))
     param = _param(first["loc"])
-    message = first["msg"].removeprefix("Value error, ").rstrip(".")
-    message = f"{message[:1].lower()}{message[1:]}"
-    if first["type"] == "missing":
+    if first["type"].startswith("union_tag"):
+        tag = first["ctx"]["discriminator"].strip("'")
+        param = _param((*first["loc"], tag if tag.isidentifier() else "type"))
+    if first["type"] in ("missing", "union_tag_not_found"):
         return InvalidRequestError(
             f"The field '{param}' is required.", param=param, code="missing_required_parameter"
         )
-    if first["type"].startswith("union_tag"):
-        message = "its kind is not one of those supported" + message.partition("expected tags")[2]
+    if first["type"] == "union_tag_invalid":
+        message = "it should be one of " + first["ctx"]["expected_tags"].replace("tagged-", "")
+    else:
+        message = _sentence([item["msg"] for item in problems if _param(item["loc"]) == param])
     where = f"Invalid value for '{param}'" if param else "The request is invalid"
     return InvalidRequestError(f"{where}: {message}.", param=param, code="invalid_value")
+
+
+def _sentence(messages: list[str]) -> str:
+    """What is wrong with one value: all that it may be, where it is none of them."""
+    options = [m.removeprefix(_SHOULD_BE) for m in messages if m.startswith(_SHOULD_BE)]
+    if options and len(options) == len(messages):
+        message = "it should be " + " or ".join(dict.fromkeys(options))
+    else:
+        # Of the right type for one member of a union, and wrong in another way.
+        message = next(m for m in messages if not m.startswith(_SHOULD_BE))
+        message = message.removeprefix("Value error, ").rstrip(".")
+        message = f"{message[:1].lower()}{message[1:]}"
+    for words, ours in _WORDS:
+        message = words.sub(ours, message)
+    return message

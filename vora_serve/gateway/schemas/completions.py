@@ -22,6 +22,8 @@ class CompletionRequest(CompletionSampling):
         | Annotated[list[TokenIds], Field(min_length=1)]
     )
     echo: bool | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """0 only with ``echo``, for the prompt's own log-probabilities."""
     logprobs: Annotated[int, Field(ge=0)] | None = None
     suffix: None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None

@@ -17,9 +17,13 @@ from vora_serve.gateway.schemas.completions import CompletionRequest
 from vora_serve.gateway.schemas.fields import FieldPolicy
 from vora_serve.gateway.schemas.files import document_in, pages_of, put_parts
 from vora_serve.gateway.schemas.responses import ResponsesRequest
+from vora_serve.gateway.schemas.tolerate import tolerate
+from vora_serve.gateway.schemas.tolerate_tools import in_older_words
 from vora_serve.gateway.settings import FieldSettings
 
 Kind = Literal["chat", "completion", "response"]
+
+_BOM = b"\xef\xbb\xbf"
 
 SCHEMAS: dict[Kind, type[BaseModel]] = {
     "chat": ChatCompletionRequest,
@@ -45,6 +49,8 @@ class ParsedRequest:
     prefix: str
     """The prompt's beginning, for affinity."""
     dropped: list[str]
+    legacy_calls: bool = False
+    """Whether the caller knows calls only by the form that came before ``tool_calls``."""
     images: list[ImageRef] = field(default_factory=list)
     documents: list[DocumentRef] = field(default_factory=list)
     _slots: list[tuple[dict[str, Any], str]] = field(default_factory=list)
@@ -104,12 +110,23 @@ def read_object(body: bytes) -> dict[str, Any]:
         InvalidRequestError: it is no JSON, or no object.
     """
     try:
-        tree = from_json(body, allow_inf_nan=False, cache_strings="keys")
-    except ValueError:
-        raise InvalidRequestError("The body is not valid JSON.", code="invalid_json") from None
+        tree = from_json(body.removeprefix(_BOM), allow_inf_nan=False, cache_strings="keys")
+    except ValueError as error:
+        raise _invalid_json(str(error)) from None
     if not isinstance(tree, dict):
         raise InvalidRequestError("The body is not a JSON object.", code="invalid_json")
     return tree
+
+
+def _invalid_json(problem: str) -> InvalidRequestError:
+    """What is wrong and where, from the parser's "trailing comma at line 1 column 8"."""
+    what, found, place = problem.rpartition(" at line ")
+    line, _, column = place.partition(" column ")
+    if not found or not line.isdigit() or not column.isdigit():
+        what, line, column = "it cannot be read", "1", "0"
+    return InvalidRequestError(
+        f"The body is not valid JSON: {what} at line {line}, column {column}.", code="invalid_json"
+    )
 
 
 def parse_tree(kind: Kind, tree: dict[str, Any], settings: FieldSettings) -> ParsedRequest:
@@ -118,11 +135,13 @@ def parse_tree(kind: Kind, tree: dict[str, Any], settings: FieldSettings) -> Par
     Raises:
         InvalidRequestError: an unknown or refused field, a value out of bounds.
     """
+    policy = FieldPolicy(settings)
+    legacy_calls = tolerate(kind, tree, policy)
     try:
         model = SCHEMAS[kind].model_validate(tree)
     except ValidationError as error:
-        raise explain(error) from None
-    policy = FieldPolicy(settings)
+        refusal = explain(error)
+        raise in_older_words(refusal) if legacy_calls else refusal from None
     settle(model, policy)
     payload = model.model_dump(by_alias=True, exclude_unset=True, exclude_none=True)
     parsed = ParsedRequest(
@@ -136,6 +155,7 @@ def parse_tree(kind: Kind, tree: dict[str, Any], settings: FieldSettings) -> Par
         text_chars=0,
         prefix="",
         dropped=policy.dropped,
+        legacy_calls=legacy_calls,
     )
     _collect(parsed, settings)
     _check(parsed, settings)
@@ -183,8 +203,9 @@ def _parts(payload: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield name, items
         return
     for index, item in enumerate(items):
-        content = item.get("content", item.get("output"))
-        where = f"{name}[{index}].content"
+        key = "content" if "content" in item else "output"
+        content = item.get(key)
+        where = f"{name}[{index}].{key}"
         if isinstance(content, list):
             for place, part in enumerate(content):
                 yield f"{where}[{place}]", part
@@ -295,10 +316,6 @@ def _check(parsed: ParsedRequest, settings: FieldSettings) -> None:
         for ids in flat:
             if isinstance(ids, list) and max(ids) > settings.max_token_id:
                 raise _too_large("prompt", settings.max_token_id, "as a token id")
-    if payload.get("stream_options") is not None and not parsed.stream:
-        raise InvalidRequestError(
-            "'stream_options' needs 'stream' to be true.", param="stream_options"
-        )
     if "tool_choice" in payload and not tools:
         if payload["tool_choice"] in ("none", "auto"):
             del payload["tool_choice"]

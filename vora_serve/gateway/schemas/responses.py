@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from vora_serve.gateway.schemas.base import (
     JSONObject,
@@ -66,17 +67,37 @@ class FunctionCallItem(Schema):
     name: Name
     arguments: str
     id: ShortText | None = None
-    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+
+OutputPart = Annotated[InputText | InputImage, Field(discriminator="type")]
 
 
 class FunctionCallOutput(Schema):
-    """What the function answered."""
+    """What the function answered: text, or parts with images."""
 
     type: Literal["function_call_output"]
     call_id: ShortText
-    output: str
+    output: str | Annotated[list[OutputPart], Field(min_length=1)]
     id: ShortText | None = None
-    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+
+class CustomToolCallItem(Schema):
+    """A call of a custom tool that the model made."""
+
+    type: Literal["custom_tool_call"]
+    call_id: ShortText
+    name: Name
+    input: str
+    id: ShortText | None = None
+
+
+class CustomToolCallOutput(Schema):
+    """What the custom tool answered."""
+
+    type: Literal["custom_tool_call_output"]
+    call_id: ShortText
+    output: str | Annotated[list[OutputPart], Field(min_length=1)]
+    id: ShortText | None = None
 
 
 def _kind(value: Any) -> str:
@@ -88,7 +109,9 @@ def _kind(value: Any) -> str:
 InputItem = Annotated[
     Annotated[InputMessage, Tag("message")]
     | Annotated[FunctionCallItem, Tag("function_call")]
-    | Annotated[FunctionCallOutput, Tag("function_call_output")],
+    | Annotated[FunctionCallOutput, Tag("function_call_output")]
+    | Annotated[CustomToolCallItem, Tag("custom_tool_call")]
+    | Annotated[CustomToolCallOutput, Tag("custom_tool_call_output")],
     Discriminator(_kind),
 ]
 
@@ -103,21 +126,53 @@ class FunctionTool(Schema):
     strict: bool | None = None
 
 
-class NamedFunctionChoice(Schema):
-    """Demand for one function's call."""
+class CustomFormat(Schema):
+    """What a custom tool takes; free text is the only kind."""
 
-    type: Literal["function"]
+    type: Literal["text"]
+
+
+class CustomTool(Schema):
+    """A tool that takes text instead of arguments."""
+
+    type: Literal["custom"]
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+    description: str | None = None
+    format: CustomFormat | None = None
+
+
+def _tool_kind(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"tagged-{kind}"  # these tags are no names of fields
+
+
+ResponseTool = Annotated[
+    Annotated[FunctionTool, Tag("tagged-function")] | Annotated[CustomTool, Tag("tagged-custom")],
+    Discriminator(_tool_kind),
+]
+
+
+class NamedToolChoice(Schema):
+    """Demand for one tool's call."""
+
+    type: Literal["function", "custom"]
     name: Name
 
 
 class TextFormat(Schema):
-    """How the answer's text is formed."""
+    """How the answer's text is formed; a JSON schema is required where it has to be followed."""
 
     type: Literal["text", "json_object", "json_schema"]
     name: Name | None = None
     description: str | None = None
     schema_: JSONObject | None = Field(default=None, alias="schema")
     strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _needs_schema(self) -> Self:
+        if self.type == "json_schema" and self.schema_ is None:
+            raise PydanticCustomError("missing_schema", "'schema' is missing")
+        return self
 
 
 class TextConfig(Schema):
@@ -137,8 +192,8 @@ class ResponsesRequest(SamplingFields):
     include: list[Literal["message.output_text.logprobs"]] | None = None
     stream: bool | None = None
     text: TextConfig | None = None
-    tools: list[FunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedFunctionChoice | None = None
+    tools: list[ResponseTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["disabled"] | None = None
     mm_processor_kwargs: PixelBounds | None = None
