@@ -92,6 +92,8 @@ def run(args: argparse.Namespace) -> str:
     with ExitStack() as stack:
         engine = stack.enter_context(mock_engine())
         targets = {"direct": engine, "vora-serve": stack.enter_context(gateway(engine.port))}
+        if args.earlier is not None:
+            targets["earlier"] = stack.enter_context(gateway(engine.port, args.earlier.resolve()))
         for name, start, program in (
             ("litellm", litellm, args.litellm),
             ("vllm-router", vllm_router, args.vllm_router),
@@ -121,8 +123,9 @@ def run(args: argparse.Namespace) -> str:
             for name in targets
         }
         rows += [_row(name, scenario, values, middle["direct"]) for name, values in middle.items()]
-    if "litellm" in targets:
-        notes += [_ratio(scenario, got) for scenario in args.scenarios]
+    for other in ("litellm", "earlier"):
+        if other in targets:
+            notes += [_ratio(scenario, got, other) for scenario in args.scenarios]
     if args.streams:
         notes.append(asyncio.run(many_streams(args.streams)))
     return _table(rows, args.repeats) + "".join(f"\n{note}\n" for note in notes)
@@ -135,13 +138,13 @@ def _version(package: str, program: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def _ratio(scenario: str, got: dict[tuple[str, str], list[dict[str, float]]]) -> str:
-    """Requests per core beside LiteLLM's, repeat by repeat."""
-    pairs = zip(got["vora-serve", scenario], got["litellm", scenario], strict=True)
+def _ratio(scenario: str, got: dict[tuple[str, str], list[dict[str, float]]], other: str) -> str:
+    """Requests per core beside another target's, repeat by repeat."""
+    pairs = zip(got["vora-serve", scenario], got[other, scenario], strict=True)
     ratios = [ours["rate_per_core"] / theirs["rate_per_core"] for ours, theirs in pairs]
     return (
-        f"{scenario}: {statistics.median(ratios):.1f} times LiteLLM's requests per core "
-        f"({min(ratios):.1f} to {max(ratios):.1f})."
+        f"{scenario}: {statistics.median(ratios):.2f} times the requests per core of {other} "
+        f"({min(ratios):.2f} to {max(ratios):.2f})."
     )
 
 
@@ -189,6 +192,9 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=1000, help="concurrent streams; 0: none")
     parser.add_argument(
         "--litellm", type=Path, help="LiteLLM's program, in an environment of its own"
+    )
+    parser.add_argument(
+        "--earlier", type=Path, metavar="TREE", help="checkout of an earlier release, measured too"
     )
     parser.add_argument("--vllm-router", type=Path, help="vllm-router's program, likewise")
     parser.add_argument("--output", type=Path, help="file for the table")

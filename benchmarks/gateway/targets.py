@@ -84,11 +84,11 @@ def _wait(url: str, process: subprocess.Popen[bytes], headers: dict[str, str]) -
 @contextmanager
 def _running(
     name: str, command: list[str], port: int, ready: str, key: str | None = None,
-    env: dict[str, str] | None = None, log: Path | None = None,
+    env: dict[str, str] | None = None, log: Path | None = None, tree: Path | None = None,
 ) -> Iterator[Target]:  # fmt: skip
     with open(log or os.devnull, "wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, env={**os.environ, **(env or {})}
+            command, stdout=output, stderr=output, env={**os.environ, **(env or {})}, cwd=tree
         )
         try:
             headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -115,8 +115,8 @@ def mock_engine(token_delay_s: float = 0.0) -> Iterator[Target]:
 
 
 @contextmanager
-def gateway(engine_port: int) -> Iterator[Target]:
-    """This project's gateway, one worker."""
+def gateway(engine_port: int, tree: Path | None = None) -> Iterator[Target]:
+    """This project's gateway, one worker; of another checkout's code where ``tree`` names one."""
     port = free_port()
     config = (
         f"server: {{port: {port}}}\n"
@@ -131,7 +131,9 @@ def gateway(engine_port: int) -> Iterator[Target]:
             sys.executable, "-c", "from vora_serve.cli import main; main()", "serve",
             "--upstream", f"http://127.0.0.1:{engine_port}", "--config", str(path),
         ]  # fmt: skip
-        with _running("vora-serve", command, port, "/ready") as target:
+        name = "vora-serve" if tree is None else f"vora-serve in {tree.name}"
+        env = {} if tree is None else {"PYTHONPATH": str(tree)}
+        with _running(name, command, port, "/ready", env=env, tree=tree) as target:
             yield target
 
 
