@@ -26,6 +26,7 @@ export VENV := .venv
 BIN := .venv/bin
 INSTALL := docker/requirements/install.sh
 LOADTEST ?= runs/loadtest
+STAND_IN ?= build/cuda-stand-in
 # Nothing under test looks anything up on a model hub.
 OFFLINE := HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
 
@@ -82,6 +83,10 @@ test-engine: setup ## only the tests that start a real engine
 
 test-gpu: setup ## the tests that need a CUDA device
 	$(OFFLINE) $(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+test-cuda-stand-in: ## the CUDA path without a GPU: real vLLM for CUDA over stand-ins for the driver (Python 3.12, 10 GB, minutes)
+	tests/cuda_stand_in/build.sh "$(STAND_IN)"
+	$(OFFLINE) tests/cuda_stand_in/run.sh "$(STAND_IN)" $(PYTEST_ARGS)
 
 vllm-names: setup ## write the indexes of vLLM's names anew, from the wheels of the supported releases (700 MB)
 	rm -rf build/vllm && mkdir -p build/vllm

@@ -87,6 +87,21 @@ def scheduler_of(engine: Any) -> Any:
     return engine.llm_engine.engine_core.engine_core.scheduler
 
 
+@contextmanager
+def recorded_preemptions(engine: Any) -> Iterator[list[str]]:
+    """Requests of an in-process engine that lose their place in the cache, in order."""
+    scheduler, preempted = scheduler_of(engine), []
+    preempt = scheduler._preempt_request
+
+    def record(request: Any, *rest: Any, **named: Any) -> Any:
+        preempted.append(request.request_id)
+        return preempt(request, *rest, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scheduler, "_preempt_request", record)
+        yield preempted
+
+
 def generate(engine: Any, cases: Sequence[Case], *, prompt_logprobs: bool = True) -> list[Any]:
     """Greedy answers to all cases at once, with full log-probabilities.
 

@@ -15,6 +15,7 @@ from tests.model_plugin.engine.harness import (
     assert_exact,
     generate,
     needs_vllm,
+    recorded_preemptions,
     running_engine,
     scheduler_of,
 )
@@ -56,22 +57,14 @@ def engine(checkpoint: Any) -> Iterator[Any]:
         yield engine
 
 
-def test_preemption(engine: Any, oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
-    scheduler = scheduler_of(engine)
-    preempted = []
-    preempt = scheduler._preempt_request
-
-    def count(request: Any, *args: Any, **kwargs: Any) -> Any:
-        preempted.append(request.request_id)
-        return preempt(request, *args, **kwargs)
-
-    monkeypatch.setattr(scheduler, "_preempt_request", count)
+def test_preemption(engine: Any, oracle: Oracle) -> None:
     sizes = ((168, 98), (84, 140), (70, 56))
     cases = [
         Case(f"Q{i}: <image> and so on?", [noise_image(*sizes[i % 3], i)], max_tokens=40)
         for i in range(SEQUENCES)
     ]
-    outputs = generate(engine, cases, prompt_logprobs=False)
+    with recorded_preemptions(engine) as preempted:
+        outputs = generate(engine, cases, prompt_logprobs=False)
     assert preempted
     assert_exact(oracle, cases, outputs)
 
