@@ -10,19 +10,9 @@ from vora_core.bicubic_weights import UInt8Array
 from vora_core.geometry import ImageSettings
 from vora_core.pixel_memory import pixels_of
 from vora_core.resampling import compiled, resize, resize_compiled, resize_padded
+from vora_core.upright import Upright
 
 Float32Array = npt.NDArray[np.float32]
-
-#: How pixels are turned, by EXIF's orientation.
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def preprocess(image: Image.Image, settings: ImageSettings) -> Float32Array:
@@ -115,13 +105,11 @@ def resized_rgb(
         side = None if native else max(lying)
         result = resize_compiled(pixels, target, threads, side, orientation)
     else:
-        picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-        if orientation in TURNS:
-            picture = picture.transpose(TURNS[orientation])
+        upright = Upright(image, orientation)
         if native:
-            result = resize(picture, target, settings.resample, threads)
+            result = resize(upright, target, settings.resample, threads)
         else:
-            result = resize_padded(picture, edge, settings.resample, threads)
+            result = resize_padded(upright, edge, settings.resample, threads)
     if native:
         return result
     start = (edge - settings.image_size) // 2

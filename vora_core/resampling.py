@@ -21,9 +21,9 @@ from PIL import Image
 
 from vora_core import bicubic
 from vora_core.bicubic_weights import Taps, UInt8Array, taps
-from vora_core.pixel_memory import pixels_of
+from vora_core.upright import Upright
 
-#: Pixels of a band of rows; bounds the memory that padding an elongated image takes.
+#: Pixels of a band of rows; bounds the memory that turning and padding an image take.
 BAND_PIXELS = 1 << 20
 #: A smaller image is resized sooner than threads are woken.
 ALONE_PIXELS = 1 << 16
@@ -58,11 +58,11 @@ def _pool(process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(available_threads(), thread_name_prefix=f"pixels-{process}")
 
 
-def resize(image: Image.Image, size: tuple[int, int], resample: int, threads: int) -> UInt8Array:
-    """Resize an RGB image.
+def resize(image: Upright, size: tuple[int, int], resample: int, threads: int) -> UInt8Array:
+    """Resize an image, with Pillow's filter.
 
     Args:
-        image: mode RGB.
+        image: as it is to be seen.
         size: (width, height) to resize to.
         resample: Pillow's number of the filter.
         threads: how many may work on it.
@@ -70,25 +70,21 @@ def resize(image: Image.Image, size: tuple[int, int], resample: int, threads: in
     Returns:
         uint8 (height, width, 3): rows resized first, then columns.
     """
-    if compiled(image.width * image.height, resample):
-        return resize_compiled(pixels_of(image), size, threads)
-    if image.width * image.height < ALONE_PIXELS:
+    width, height = image.size
+    if width * height < ALONE_PIXELS:
         threads = 1
-    if threads < 2 or image.width == size[0]:
-        rows = image.resize((size[0], image.height), resample=resample)
-    else:
-        rows = Image.new("RGB", (size[0], image.height))
-        _across(image, rows, resample, threads)
+    rows = Image.new("RGB", (size[0], height))
+    _across(image, rows, resample, threads)
     return _down(rows, size[1], resample, threads)
 
 
-def resize_padded(image: Image.Image, edge: int, resample: int, threads: int) -> UInt8Array:
-    """Centre an RGB image on a black square and resize that.
+def resize_padded(image: Upright, edge: int, resample: int, threads: int) -> UInt8Array:
+    """Centre an image on a black square and resize that, with Pillow's filter.
 
     The square never exists as a whole, and rows that would be black are not resized.
 
     Args:
-        image: mode RGB.
+        image: as it is to be seen.
         edge: side of the result, in pixels.
         resample: Pillow's number of the filter.
         threads: how many may work on it.
@@ -100,15 +96,13 @@ def resize_padded(image: Image.Image, edge: int, resample: int, threads: int) ->
     if width == height:
         return resize(image, (edge, edge), resample, threads)
     side = max(width, height)
-    if compiled(width * height, resample):
-        return resize_compiled(pixels_of(image), (edge, edge), threads, side=side)
     rows = Image.new("RGB", (edge, side))
     _across(image, rows, resample, threads, pad=width < side)
     return _down(rows, edge, resample, threads)
 
 
 def _across(
-    image: Image.Image, rows: Image.Image, resample: int, threads: int, *, pad: bool = False
+    image: Upright, rows: Image.Image, resample: int, threads: int, *, pad: bool = False
 ) -> None:
     """The first pass: resize each row to the width of ``rows``, in which they are centred.
 
@@ -121,7 +115,7 @@ def _across(
 
     def one(start: int) -> None:
         end = min(start + band, height)
-        strip = image if band >= height else image.crop((0, start, width, end))
+        strip = image.rows(start, end)
         if pad:
             padded = Image.new("RGB", (padded_width, end - start))
             padded.paste(strip, (left, 0))

@@ -22,7 +22,8 @@ from tests.model_plugin.conftest import noise_image, open_image
 from tests.oracle import Oracle
 from vora_core import bicubic, resampling
 from vora_core.pixel_memory import pixels_of
-from vora_core.pixels import TURNS, resized_rgb
+from vora_core.pixels import resized_rgb
+from vora_core.upright import TURNS, Upright
 
 RELEASED = json.loads((FIXTURES / "merged" / "preprocessor_config.json").read_text())
 
@@ -180,9 +181,12 @@ def test_bands_and_threads_give_the_released_bytes(
         patch.setattr(resampling, "BAND_PIXELS", data.draw(st.sampled_from([1, 999, 1 << 20])))
         if compiled:
             pytest.importorskip("numba")
-        patch.setattr(bicubic, "WORTHWHILE_PIXELS", 0 if compiled else 1 << 40)
-        resized = resampling.resize(image, size, filter_, threads)
-        padded = resampling.resize_padded(image, edge, filter_, threads)
+            filter_, pixels = Image.Resampling.BICUBIC, np.asarray(image)
+            resized = resampling.resize_compiled(pixels, size, threads)
+            padded = resampling.resize_compiled(pixels, (edge, edge), threads, side)
+        else:
+            resized = resampling.resize(Upright(image), size, filter_, threads)
+            padded = resampling.resize_padded(Upright(image), edge, filter_, threads)
     for got, source, goal in ((resized, image, size), (padded, square, (edge, edge))):
         rows = source.resize((goal[0], source.height), filter_)
         assert (got == np.asarray(rows.resize(goal, filter_))).all()
@@ -248,7 +252,7 @@ def test_an_absent_resolution_means_fixed_and_missing_bounds_are_the_released_on
         ({"do_resize": False}, "do_resize"),
         ({"do_normalize": False}, "do_normalize"),
         ({"crop_size": 140}, "crop_size 140"),
-        ({"size": {"height": 112, "width": 224}, "crop_size": None}, "no square"),
+        ({"size": {"height": 112, "width": 224}, "crop_size": None}, "not square"),
         ({"resolution": "native", "max_pixels": 100}, "max_pixels 100"),
         ({"resolution": "native", "min_pixels": 9000, "max_pixels": 8000}, "min_pixels 9000"),
         ({"image_mean": [0.5]}, "three values"),
@@ -257,7 +261,7 @@ def test_an_absent_resolution_means_fixed_and_missing_bounds_are_the_released_on
         ({"image_std": [0.2, 0, 0.2]}, "image_std must be positive"),
         ({"min_pixels": "many"}, "does not fit.*many"),
         ({"resample": 17}, "from 0 to 5, not 17"),
-        ({"size": "large"}, "no square: 'large'"),
+        ({"size": "large"}, "not square: 'large'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(change: dict[str, Any], words: str) -> None:
@@ -334,7 +338,7 @@ def test_turned_pixels_are_those_of_the_turned_image(
     orientation: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Compiled: passes change places and weights are reversed; Pillow turns the pixels first."""
+    """Compiled: passes change places and weights are reversed; Pillow turns band by band."""
     noise = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     turned = image.transpose(TURNS[orientation]) if orientation > 1 else image
@@ -343,7 +347,11 @@ def test_turned_pixels_are_those_of_the_turned_image(
     ]
     monkeypatch.setattr(bicubic, "available", lambda: False)
     plain = resized_rgb(turned, settings)
-    for result in (*compiled, resized_rgb(image, settings, orientation=orientation)):
+    monkeypatch.setattr(resampling, "BAND_PIXELS", 1 << 16)
+    in_bands = [
+        resized_rgb(source, settings, 2, orientation=orientation) for source in (image, noise)
+    ]
+    for result in (*compiled, *in_bands):
         np.testing.assert_array_equal(result, plain)
 
 

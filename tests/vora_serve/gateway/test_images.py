@@ -8,12 +8,15 @@ import contextlib
 import gzip
 import io
 import struct
+import subprocess
+import sys
+import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -580,15 +583,83 @@ def test_bounds_that_exclude_each_other(gateway: LiveGateway) -> None:
 
 @pytest.mark.parametrize("side", [(4032, 3024), (6000, 4000), (8160, 6120)])
 def test_large_photographs(engine: FakeEngine, start_gateway: Start, side: tuple[int, int]) -> None:
-    """Phones' photographs, portrait, several in a request, with the default limits: served."""
+    """Phones' photographs, portrait, several in a request: served, or refused for good."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     photo = encode(SCENE.resize(side, Image.Resampling.BICUBIC), "JPEG", quality=88, exif=exif)
     different = [photo[:2] + b"\xff\xfe\x00\x03" + bytes([at]) + photo[2:] for at in range(3)]
-    for settings in (None, asdict(FIXED)):
+    for settings in (asdict(FIXED), None):
         engine.image_settings = settings
         answer = start_gateway(engine.url).show(*map(data_url, different))
-        assert answer.status_code == 200, answer.text
+        if settings is None and side[0] * side[1] > 33_000_000:  # written anew, turned
+            assert answer.status_code == 413
+            assert "images.decode_memory_bytes" in answer.json()["error"]["message"]
+        else:
+            assert answer.status_code == 200, answer.text
+
+
+MEMORY = """
+import io
+import sys
+from pathlib import Path
+
+from vora_serve.gateway.images.formats import DecodeLimits, read_header
+from vora_serve.gateway.images.prepare import Target, prepare
+from vora_serve.gateway.memory import give_back_freed_memory
+
+
+def resident(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+give_back_freed_memory()
+content = Path(sys.argv[1]).read_bytes()
+header = read_header(content, DecodeLimits(52_000_000, 2, 200))
+target = eval(sys.argv[2], {"Target": Target})
+prepare(Path(sys.argv[3]).read_bytes(), header.__class__("PNG", 600, 600), target)
+Path("/proc/self/clear_refs").write_text("5")
+before = resident("VmRSS")
+prepare(content, header, target)
+print((resident("VmHWM") - before) / header.pixels, target.decode_bytes(header) / header.pixels)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "kind", "save", "target"),
+    [
+        ("RGB", "JPEG", {}, "ready"),
+        ("RGB", "JPEG", {"turned": True}, "ready"),
+        ("RGB", "JPEG", {"turned": True}, "file"),
+        ("RGB", "JPEG", {"progressive": True, "subsampling": 0}, "ready"),
+        ("CMYK", "JPEG", {}, "ready"),
+        ("RGBA", "PNG", {}, "ready"),
+        ("LA", "PNG", {}, "file"),
+        ("P", "GIF", {}, "ready"),
+        ("RGB", "WEBP", {"method": 0}, "ready"),
+        ("RGB", "AVIF", {"speed": 10}, "ready"),
+        ("RGB", "TIFF", {"turned": True}, "ready"),
+    ],
+)
+def test_memory_is_known_before_decoding(
+    mode: str, kind: str, save: dict[str, Any], target: str, tmp_path: Path
+) -> None:
+    """The process's peak is what the header promised, within what both passes of resizing take."""
+    options = dict(save)
+    if options.pop("turned", False):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        options["exif"] = exif
+    large, small = tmp_path / "large", tmp_path / "small"
+    large.write_bytes(encode(SCENE.resize((4000, 3000)).convert(mode), kind, **options))
+    small.write_bytes(picture(600, 600))
+    geometry = "__import__('vora_core.geometry', fromlist=['x']).ImageSettings()"
+    made = f"Target({geometry})" if target == "ready" else "Target(passthrough=False)"
+    command = [sys.executable, "-c", MEMORY, str(large), made, str(small)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    used, promised = map(float, run.stdout.split())
+    assert promised / 2 < used < promised + 1.5
 
 
 def test_what_can_never_fit_is_refused_for_good(engine: FakeEngine, start_gateway: Start) -> None:
@@ -605,41 +676,32 @@ def test_what_can_never_fit_is_refused_for_good(engine: FakeEngine, start_gatewa
 
 def test_a_hundred_slow_hosts_keep_no_text_out(engine: FakeEngine, start_gateway: Start) -> None:
     """More slow images than there are places: text requests are answered meanwhile."""
+    released = threading.Event()
+    image = response(picture())
 
     async def silence(_: str, __: dict[str, str], writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(60)
+        while not released.is_set():
+            await asyncio.sleep(0.01)
+        writer.write(image)
+        await writer.drain()
 
     with serving(FakeWeb("127.0.0.2")) as web, ThreadPoolExecutor(100) as pool:
         web.pages["/slow.png"] = silence
+        patient = {"timeout_s": 600, "total_timeout_s": 600}
         gateway = start_gateway(
             engine.url,
-            images={"allow_networks": ["127.0.0.2/32"], "timeout_s": 8},
+            images={"allow_networks": ["127.0.0.2/32"], **patient},
             admission={"max_in_flight": 4, "max_queued": 200},
         )
-        pending = [
-            pool.submit(
-                httpx.post,
-                f"{gateway.url}/v1/chat/completions",
-                json={
-                    "model": "vora-test",
-                    "messages": [
-                        {
-                            "role": "user",
-                            "content": [
-                                {"type": "image_url", "image_url": {"url": web.url("/slow.png")}}
-                            ],
-                        }
-                    ],
-                },
-                timeout=60,
-            )
-            for _ in range(100)
-        ]
-        until(lambda: web.open >= 32)
-        for _ in range(5):
-            assert gateway.chat().status_code == 200
-        assert not any(future.done() for future in pending), "the images were still awaited"
-        assert {future.result().status_code for future in pending} == {400}
+        try:
+            pending = [pool.submit(gateway.show, web.url("/slow.png")) for _ in range(99)]
+            until(lambda: web.open >= 32)
+            for _ in range(5):
+                assert gateway.chat().status_code == 200
+            assert not any(future.done() for future in pending), "the images were still awaited"
+        finally:
+            released.set()
+        assert {future.result().status_code for future in pending} == {200}
 
 
 HEADS = [

@@ -222,28 +222,61 @@ def test_slow_bodies(engine: FakeEngine, start_gateway: Start) -> None:
     assert gateway.state.bodies.used == 0
 
 
-def test_body_memory_is_bounded(engine: FakeEngine, start_gateway: Start) -> None:
-    gateway = start_gateway(engine.url, server={"max_body_memory_bytes": 1000})
-    answer = gateway.chat("x" * 2000)
+@contextmanager
+def sending(gateway: LiveGateway, size: int) -> Iterator[None]:
+    """A client that has sent so many bytes of a larger body, and sends no more."""
+    host, port = gateway.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = (
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            f"content-length: {size + 1}\r\n\r\n"
+        )
+        connection.sendall(head.encode() + b" " * size)
+        until(lambda: gateway.state.bodies.used >= size)
+        yield
+    until(lambda: gateway.state.bodies.used == 0)
+
+
+def refused_for_now(answer: httpx.Response) -> None:
     assert answer.status_code == 429
     assert answer.json()["error"]["code"] == "memory_full"
-    assert gateway.chat().status_code == 200
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def refused_for_good(answer: httpx.Response) -> None:
+    assert answer.status_code == 413
+    assert "server.max_body_memory_bytes" in answer.json()["error"]["message"]
+    assert "retry-after" not in answer.headers
+
+
+def test_body_memory_is_bounded(engine: FakeEngine, start_gateway: Start) -> None:
+    gateway = start_gateway(engine.url, server={"max_body_memory_bytes": 3000})
+    refused_for_good(gateway.chat("x" * 3000))
+    with sending(gateway, 2000):
+        refused_for_now(gateway.chat("x" * 1000))
+    assert gateway.chat("x" * 1000).status_code == 200
 
 
 def test_fetched_images_count_into_memory(engine: FakeEngine, start_gateway: Start) -> None:
     buffer = io.BytesIO()
     Image.effect_noise((300, 300), 90).save(buffer, "PNG")
+    size = buffer.tell()
     with serving(FakeWeb("127.0.0.2")) as web:
         web.pages["/large"] = response(buffer.getvalue())
         web.pages["/small"] = response(picture())
         images = {"allow_networks": ["127.0.0.2/32"]}
-        limit = {"max_body_memory_bytes": buffer.tell() // 2}
-        gateway = start_gateway(engine.url, images=images, server=limit)
-        refused = gateway.show(web.url("/large"))
-        assert refused.status_code == 429
-        assert refused.json()["error"]["code"] == "memory_full"
-        assert gateway.show(web.url("/small")).status_code == 200
-    until(lambda: gateway.state.bodies.used == 0)
+        small = start_gateway(
+            engine.url, images=images, server={"max_body_memory_bytes": size // 2}
+        )
+        refused_for_good(small.show(web.url("/large")))
+        assert small.show(web.url("/small")).status_code == 200
+        # As a file, then as what is sent of it, in the request that is sent.
+        roomy = start_gateway(engine.url, images=images, server={"max_body_memory_bytes": 8 * size})
+        with sending(roomy, 7 * size + size // 2):
+            refused_for_now(roomy.show(web.url("/large")))
+            assert roomy.show(web.url("/small")).status_code == 200
+        assert roomy.show(web.url("/large")).status_code == 200
+    until(lambda: roomy.state.bodies.used == small.state.bodies.used == 0)
 
 
 def test_pictures_are_let_go_once_the_engine_answers(

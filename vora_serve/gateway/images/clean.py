@@ -12,7 +12,6 @@ from typing import Any
 
 from PIL import Image
 
-from vora_core.pixels import TURNS
 from vora_serve.gateway.images.decode import Decoded
 from vora_serve.gateway.images.jpeg import essential_segments
 
@@ -64,7 +63,9 @@ def clean(
         if source_format == "JPEG":
             content = essential_segments(content)
         return CleanImage(content, f"image/{source_format.lower()}", *decoded.size, source_format)
-    image = decoded.image()
+    from vora_core.upright import TURNS  # imports numpy
+
+    image = decoded.take_image()
     if decoded.orientation in TURNS:
         image = image.transpose(TURNS[decoded.orientation])
     if size is not None and size != image.size:

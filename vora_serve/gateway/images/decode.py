@@ -16,17 +16,17 @@ from typing import Any
 from PIL import ExifTags, Image
 
 from vora_core.errors import ImageRequestError
-from vora_serve.gateway.images.formats import Header, guarded, unreadable
+from vora_serve.gateway.images.colours import to_rgb
+from vora_serve.gateway.images.formats import Header, guarded
 from vora_serve.gateway.images.gif import require_whole_frame
 from vora_serve.gateway.images.png import essential_chunks
 
-_WHITE = (255, 255, 255)
 _MAX_JPEG_SCANS = 200
 #: Turned by Pillow's plugins, or by libheif, while they decode.
 _TURNED_BY_DECODER = frozenset(("TIFF", "HEIF"))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Decoded:
     """An image's pixels.
 
@@ -57,11 +57,10 @@ class Decoded:
             return self.pixels.size
         return int(self.pixels.shape[1]), int(self.pixels.shape[0])
 
-    def image(self) -> Image.Image:
-        """The pixels as a Pillow image, not turned."""
-        if isinstance(self.pixels, Image.Image):
-            return self.pixels
-        return Image.fromarray(self.pixels)
+    def take_image(self) -> Image.Image:
+        """The pixels as a Pillow image, not turned; they are gone from here afterwards."""
+        pixels, self.pixels = self.pixels, None
+        return pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
 
 
 def decode(content: bytes, header: Header, *, least: tuple[int, int] | None = None) -> Decoded:
@@ -96,7 +95,7 @@ def _decode_jpeg(content: bytes, least: tuple[int, int] | None) -> Decoded:
         tables = {"qtables": image.quantization} if hasattr(image, "quantization") else None
         mode = image.mode
         if mode not in ("RGB", "L"):
-            simplejpeg.decode_jpeg(content, colorspace="CMYK", strict=True)
+            simplejpeg.decode_jpeg(content, colorspace="CMYK", strict=True)  # looks for faults
             image.load()
             return Decoded(to_rgb(image), orientation, plain=False, content=content, tables=tables)
     scale = {} if least is None else {"min_width": least[0], "min_height": least[1]}
@@ -130,35 +129,3 @@ def _orientation(image: Image.Image) -> int:
     except (Exception, Warning):  # noqa: BLE001 - malformed EXIF is as good as none
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _scaled(image: Image.Image) -> Image.Image:
-    """Samples of more than eight bits, scaled to eight."""
-    wide = image if image.mode == "F" else image.convert("I")
-    low, high = wide.getextrema()
-    assert isinstance(low, (int, float))
-    assert isinstance(high, (int, float))
-    if image.mode == "F":
-        factor = 255.0 if high <= 1.0 else 1.0 if high <= 255.0 else 255.0 / 65535.0
-        bright = high * factor
-    else:
-        factor = 255.0 / 65535.0 if high <= 65535 else 255.0 / 4294967295.0
-        bright = high * factor
-    if low < 0 or not bright <= 255.5:  # also NaN
-        raise unreadable()
-    return wide.point(lambda value: value * factor + 0.0).convert("L")
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB: alpha and palette on white, wide samples scaled."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _scaled(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        if image.mode != "RGBA":
-            image = image.convert("RGBA")
-        canvas = Image.new("RGB", image.size, _WHITE)
-        canvas.paste(image, mask=image)  # by its own alpha, without a copy of it
-        return canvas
-    return image.convert("RGB")

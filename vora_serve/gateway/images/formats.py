@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TypeVar
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from vora_core.errors import ImageRequestError, ImageTooLargeError
+from vora_serve.gateway.images import cost
 
 # The checks below are stricter and come first; Pillow's own would only warn.
 Image.MAX_IMAGE_PIXELS = None
@@ -34,11 +35,20 @@ class DecodeLimits:
 
 @dataclass(frozen=True)
 class Header:
-    """Format by Pillow's name, and the size in pixels as it is stored, before any turn."""
+    """What is known of an image before it is decoded.
+
+    Attributes:
+        format: Pillow's name of it.
+        width, height: in pixels as it is stored, before any turn.
+        bytes_per_pixel: the most memory that decoding it takes.
+        may_turn: whether there may be EXIF in it that says so.
+    """
 
     format: str
     width: int
     height: int
+    bytes_per_pixel: float = 4.0
+    may_turn: bool = False
 
     @property
     def pixels(self) -> int:
@@ -115,15 +125,26 @@ def read_header(content: bytes, limits: DecodeLimits) -> Header:
         ImageTooLargeError: more pixels than allowed.
     """
     name = sniff_format(content)
+    header = guarded(lambda: _read(content, name))
+    _check_size((header.width, header.height), limits)
+    return header
+
+
+def _read(content: bytes, name: str) -> Header:
     if name == "WEBP":
-        size = guarded(lambda: _webp_size(content))
-    elif name == "PNG":
-        size = guarded(lambda: struct.unpack(">II", content[16:24]))
-    else:
-        with guarded(lambda: Image.open(io.BytesIO(content), formats=[name])) as image:
-            size = image.size
-    _check_size(size, limits)
-    return Header(name, *size)
+        return Header(name, *_webp_size(content), cost.of_webp(), b"EXIF" in content)
+    if name == "PNG":
+        width, height = struct.unpack(">II", content[16:24])
+        return Header(name, width, height, cost.of_png(content), b"eXIf" in content)
+    with Image.open(io.BytesIO(content), formats=[name]) as image:
+        width, height = image.size
+        if name == "JPEG":
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            return Header(name, width, height, cost.of_jpeg(image, content), turned)
+        if name in ("AVIF", "HEIF"):
+            box = b"av1C" if name == "AVIF" else b"hvcC"
+            return Header(name, width, height, cost.of_heif(content, box), True)
+        return Header(name, width, height, cost.of_other(name, image))
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:

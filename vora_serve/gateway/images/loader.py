@@ -83,7 +83,7 @@ class ImageLoader:
         self._limits = DecodeLimits(
             settings.max_pixels, settings.min_side_pixels, settings.max_aspect_ratio
         )
-        self._pixels = WeightedSemaphore(settings.decode_memory_pixels)
+        self._decoding = WeightedSemaphore(settings.decode_memory_bytes)
         self._known: PreparedImages[tuple[str, bytes, Target], tuple[str, CleanImage]] = (
             PreparedImages(settings.prepared_cache_bytes)
         )
@@ -226,6 +226,13 @@ class ImageLoader:
                 "The request's images together exceed the limit images.max_total_pixels, "
                 f"{self._settings.max_total_pixels} pixels."
             )
+        weight = target.decode_bytes(header)
+        if weight > self._decoding.capacity:
+            raise ImageTooLargeError(
+                f"An image of {header.width}x{header.height} pixels takes {weight} bytes to decode "
+                "and exceeds the limit images.decode_memory_bytes, "
+                f"{self._decoding.capacity} bytes."
+            )
         digest = await self._in_thread(lambda: hashlib.blake2b(content, digest_size=32).digest())
         key = (result.owner, digest, target)
         known = self._known.get(key)
@@ -234,8 +241,7 @@ class ImageLoader:
             return known
         counted = _encoded_bytes(target.most_bytes(header, len(content)))
         share.grow(counted)
-        weight = min(header.pixels, self._pixels.capacity)  # a larger image is decoded alone
-        await self._pixels.acquire(weight)
+        await self._decoding.acquire(weight)
 
         def work() -> tuple[str, CleanImage]:
             image = prepare(content, header, target)
@@ -244,7 +250,7 @@ class ImageLoader:
             return encode_data_url(image.content, image.media_type), image.described()
 
         running = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        # Shielded: a thread cannot be stopped, and its pixels stay taken until it ends.
+        # Shielded: a thread cannot be stopped, and its memory stays taken until it ends.
         running.add_done_callback(lambda done: self._prepared(done, weight))
         url, image = await asyncio.shield(running)
         self._known.put(key, (url, image), len(url))
@@ -256,7 +262,7 @@ class ImageLoader:
         return url, image
 
     def _prepared(self, done: asyncio.Future[Any], weight: int) -> None:
-        self._pixels.release(weight)
+        self._decoding.release(weight)
         if not done.cancelled():
             done.exception()  # retrieved, whether or not somebody still waits
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 from vora_core.errors import ConfigError, ImageError, ImageRequestError
 from vora_core.geometry import ImageSettings
-from vora_core.pixels import resized_rgb
 from vora_core.ready_pixels import MEDIA_TYPE, pack
 from vora_serve.gateway.images.clean import CleanImage, clean
 from vora_serve.gateway.images.decode import decode
@@ -16,6 +18,8 @@ from vora_serve.gateway.images.formats import Header, guarded
 #: A scaled decoder leaves at least so many times the pixels of the final size along each side, so
 #: that the bicubic filter still has something to average.
 _OVERSAMPLING = 2
+#: Of each pixel, where an image is turned before it is written: before and after.
+_ANEW_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,12 @@ class Target:
             return size + 4096
         # Written anew it is about as large as it was, or as its pixels are where those are few.
         return max(size, min(3 * header.pixels, 4 * size)) + 4096
+
+    def decode_bytes(self, header: Header) -> int:
+        """The most memory that decoding it takes, and writing it anew where that may be needed."""
+        held = header.bytes_per_pixel
+        anew = self.settings is None and not (self.passthrough and not header.may_turn)
+        return int(header.pixels * (max(held, _ANEW_BYTES) if anew else held))
 
 
 def bounded(
@@ -87,6 +97,7 @@ def prepare(content: bytes, header: Header, target: Target) -> CleanImage:
         return guarded(
             lambda: clean(decoded, header.format, passthrough=target.passthrough, size=size)
         )
+    resized_rgb = _resizing()
     settings = target.settings
     fast = target.fast_decode and header.format == "JPEG"
     least = _least(settings, header) if fast else None
@@ -103,6 +114,16 @@ def prepare(content: bytes, header: Header, target: Target) -> CleanImage:
     tokens = width * height // settings.unit**2
     packed = pack(rgb.tobytes(), (width, height), settings)
     return CleanImage(packed, MEDIA_TYPE, width, height, header.format, tokens)
+
+
+@lru_cache(maxsize=1)
+def _resizing() -> Callable[..., Any]:
+    """``resized_rgb``; imported with the first image, since numpy takes 16 MB and 0.1 s."""
+    from vora_core.pixel_memory import use_single_blocks
+    from vora_core.pixels import resized_rgb
+
+    use_single_blocks()
+    return resized_rgb
 
 
 def _final_pixels(settings: ImageSettings, header: Header) -> int:
