@@ -280,7 +280,7 @@ class VoRAForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids: torch.Tensor | None = None,
         **model_kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Repeat prompts for several answers each; images are no batch dimension."""
+        """Repeat prompts for several answers each; images are not a batch dimension."""
         images = {k: model_kwargs.pop(k, None) for k in ("pixel_values", "image_grid_hw")}
         if images["pixel_values"] is not None and expand_size > 1:
             raise ValueError(

@@ -55,7 +55,7 @@ def _load(url: str) -> MediaWithBytes[Image.Image]:
     try:
         image = Image.open(BytesIO(content), formats=["PPM"])
     except (OSError, ValueError) as error:
-        raise ValueError("Failed to load image: it is no portable pixmap.") from error
+        raise ValueError("Failed to load image: it is not a portable pixmap.") from error
     image.info[_FILE] = content
     return MediaWithBytes(image, content)
 

@@ -30,7 +30,7 @@ COMMAND = [sys.executable, "-c", "from vora_serve.cli import main; main()"]
         (["serve", "--upstream", "ftp://x"], "upstream's URL starts with"),
         (["serve", "--upstream", "http://x", "--host", "0.0.0.0"], "without API keys"),
         (["serve", "--upstream", "http://x", "--host", "203.0.113.1", "--allow-anonymous"],
-         "no address of this machine"),
+         "not an address of this machine"),
         (["serve", "--upstream", "http://x", "--port", "70000"], "server.port"),
         (["serve", "--upstream", "http://x", "--config", "/nowhere.yaml"], "cannot be read"),
         (["serve", "--upstream", "http://x", "--keys", "/nowhere.yaml"], "cannot be read"),

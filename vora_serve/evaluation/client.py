@@ -149,7 +149,7 @@ async def _send(
     try:
         response = await client.request(method, url, json=body)
     except httpx.InvalidURL as error:
-        raise EvaluationError(f"{url} is no address.") from error
+        raise EvaluationError(f"{url} is not a URL.") from error
     except httpx.UnsupportedProtocol as error:
         raise EvaluationError(f"{url} must begin with http:// or https://.") from error
     except httpx.TimeoutException as error:
@@ -173,4 +173,4 @@ def _reply(answer: Any) -> str:
     try:
         return str(answer["choices"][0]["message"]["content"] or "")
     except (KeyError, IndexError, TypeError) as error:
-        raise EvaluationError("The server's answer is no chat completion.") from error
+        raise EvaluationError("The server's answer is not a chat completion.") from error

@@ -150,7 +150,7 @@ def _records(file: Path) -> list[Any]:
 
 def _question(kind: Kind, record: Any, images: Path, template: str) -> Question:
     if not isinstance(record, dict):
-        raise ValueError("it is no record")
+        raise ValueError("it is not a record")
     asked = str(record["question"] if "question" in record else record["text"])
     image = None
     if record.get("image"):

@@ -67,7 +67,7 @@ def _messages(asked: Asked) -> list[dict[str, Any]]:
             parts: list[dict[str, Any]] = []
             for part in content:
                 if not isinstance(part, dict):
-                    raise _WrongError("A message has a part that is no object.")
+                    raise _WrongError("A message has a part that is not an object.")
                 if part.get("type") == "image_url":
                     holder = part.get("image_url")
                     url = holder.get("url") if isinstance(holder, dict) else holder

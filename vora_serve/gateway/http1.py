@@ -38,7 +38,7 @@ class BrokenConnectionError(HTTPClientError):
 
 
 class MalformedResponseError(HTTPClientError):
-    """The peer's bytes are no HTTP/1.1 response, or its head is too large."""
+    """The peer's bytes are not an HTTP/1.1 response, or its head is too large."""
 
 
 class ReadTimeoutError(HTTPClientError):

@@ -48,7 +48,7 @@ def bind(host: str, port: int, backlog: int = 2048) -> socket.socket:
     try:
         info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (OSError, UnicodeError):
-        raise ConfigurationError(f"The host {host} is no address of this machine.") from None
+        raise ConfigurationError(f"The host {host} is not an address of this machine.") from None
     listener = socket.socket(info[0], socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -60,6 +60,6 @@ def bind(host: str, port: int, backlog: int = 2048) -> socket.socket:
             raise ConfigurationError(f"The port {port} on {host} is in use.") from None
         if error.errno == errno.EACCES:
             raise ConfigurationError(f"The port {port} may not be used by this user.") from None
-        raise ConfigurationError(f"The host {host} is no address of this machine.") from None
+        raise ConfigurationError(f"The host {host} is not an address of this machine.") from None
     listener.setblocking(False)
     return listener

@@ -258,7 +258,7 @@ class _CheckedEnv(EnvSettingsSource):
                 head = name.removeprefix(ENV_PREFIX).split("__", 1)[0].upper()
                 if head not in known:
                     raise ConfigError(
-                        f"The environment variable {name} is no setting of vora-serve."
+                        f"The environment variable {name} is not a vora-serve setting."
                     )
         return super().__call__()
 

@@ -119,7 +119,7 @@ def test_the_command_counts_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     [
         ((400, b'{"error": {"message": "Too dark."}}'), "400: Too dark."),
         ((502, b"<html>"), "502 and no JSON"),
-        ((200, b'{"choices": []}'), "no chat completion"),
+        ((200, b'{"choices": []}'), "not a chat completion"),
     ],
 )
 def test_refusals_become_one_sentence(reply: tuple[int, bytes], said: str) -> None:
@@ -132,7 +132,7 @@ def test_refusals_become_one_sentence(reply: tuple[int, bytes], said: str) -> No
     [
         ("http://127.0.0.1:9", "cannot be reached"),
         ("ftp://127.0.0.1", "must begin with"),
-        ("127.0.0.1:8000", "must begin with|is no address"),
+        ("127.0.0.1:8000", "must begin with|is not a URL"),
     ],
 )
 def test_a_server_that_is_not_there(url: str, said: str) -> None:

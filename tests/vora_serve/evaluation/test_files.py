@@ -116,7 +116,7 @@ def test_a_dry_run_asks_nothing(folder: Path, capsys: pytest.CaptureFixture[str]
         ("vqa", {"question": "?", "answers": []}, "no answer"),
         ("vqa", {"answer": "x"}, "it has no 'text'"),
         ("vqa", {"question": "?", "answer": "x", "image": "gone.png"}, "no image .*gone.png"),
-        ("vqa", ["x"], "no record"),
+        ("vqa", ["x"], "not a record"),
         ("choice", {"question": "?", "options": ["a"], "answer": "A"}, "2 to 26 options"),
         ("choice", {"question": "?", "options": ["a", "b"], "answer": "C"}, "none of its options"),
         ("pope", {"question": "?", "label": "maybe"}, "not yes or no"),

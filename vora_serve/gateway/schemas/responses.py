@@ -143,7 +143,7 @@ class CustomTool(Schema):
 
 def _tool_kind(value: Any) -> str:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"tagged-{kind}"  # these tags are no names of fields
+    return f"tagged-{kind}"  # these tags are not field names
 
 
 ResponseTool = Annotated[
