@@ -304,5 +304,5 @@ def _last_line(error: str) -> str:
 
 
 def _wrong_length(length: int, expected: int) -> str:
-    """Why an answer is not a complete answer; the generator counts a stream that broke off as one."""
+    """Why an answer is incomplete; the generator counts a stream that broke off as a success."""
     return "" if length == expected else f"an answer of {length} tokens instead of {expected}"
