@@ -534,7 +534,7 @@ def test_a_byte_order_mark_is_no_error() -> None:
          "Invalid value for 'messages[0].content[0]': it should be an object."),
         ({"messages": [{"role": "user", "content": [{"type": "video"}]}]},
          "Invalid value for 'messages[0].content[0].type': "
-         "it should be one of 'text', 'image_url'."),
+         "it should be one of 'text', 'image_url', 'file'."),
         ({"messages": [{"role": "robot"}]},
          "Invalid value for 'messages[0].role': it should be one of "
          "'system', 'developer', 'user', 'assistant', 'tool'."),

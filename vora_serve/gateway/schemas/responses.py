@@ -69,7 +69,7 @@ class FunctionCallItem(Schema):
     id: ShortText | None = None
 
 
-OutputPart = Annotated[InputText | InputImage, Field(discriminator="type")]
+OutputPart = Annotated[InputText | InputImage | InputFile, Field(discriminator="type")]
 
 
 class FunctionCallOutput(Schema):
