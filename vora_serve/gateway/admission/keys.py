@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 from vora_core import typed_yaml
 from vora_serve.errors import AuthenticationError, ConfigurationError
 from vora_serve.gateway.audit import AuditLog
-from vora_serve.gateway.setting_types import PositiveInt, Section
+from vora_serve.gateway.settings import PositiveInt, Section
 
 logger = logging.getLogger("vora_serve.gateway.keys")
 

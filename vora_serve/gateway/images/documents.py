@@ -23,8 +23,8 @@ from vora_serve.gateway.images.data_url import decode_data_url
 from vora_serve.gateway.images.fetch import ImageFetcher
 from vora_serve.gateway.images.formats import sniff_format
 from vora_serve.gateway.images.pages import PageRenderer
-from vora_serve.gateway.input_settings import DocumentSettings
 from vora_serve.gateway.memory import Share
+from vora_serve.gateway.settings import DocumentSettings
 
 _HEAD_BYTES = 1024  # PDF readers look for a file's mark so far
 

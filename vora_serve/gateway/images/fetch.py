@@ -29,7 +29,7 @@ from vora_serve.gateway.images.data_url import too_many_bytes
 from vora_serve.gateway.images.proxy import EgressProxy
 from vora_serve.gateway.images.resolver import Resolver
 from vora_serve.gateway.images.urls import ImageURL, URLPolicy
-from vora_serve.gateway.input_settings import ImageSettings
+from vora_serve.gateway.settings import ImageSettings
 
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 #: Formats by name, so that hosts which negotiate send one of them; anything from hosts that refuse.

@@ -21,9 +21,9 @@ from vora_serve.gateway.images.formats import DecodeLimits, read_header
 from vora_serve.gateway.images.prepare import Target, bounded, prepare
 from vora_serve.gateway.images.resolver import Resolver, SystemResolver
 from vora_serve.gateway.images.urls import ImageURL
-from vora_serve.gateway.input_settings import ImageSettings
 from vora_serve.gateway.memory import Share
 from vora_serve.gateway.semaphore import WeightedSemaphore
+from vora_serve.gateway.settings import ImageSettings
 
 T = TypeVar("T")
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import vora_serve
 from vora_core.errors import APIError, DocumentRequestError, RequestTooLargeError
-from vora_serve.gateway.input_settings import DocumentSettings
 from vora_serve.gateway.semaphore import WeightedSemaphore
+from vora_serve.gateway.settings import DocumentSettings
 
 logger = logging.getLogger("vora_serve.gateway.documents")
 

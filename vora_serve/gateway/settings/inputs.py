@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vora_serve.gateway.setting_types import Cidr, Port, PositiveInt, Seconds, Section
+from vora_serve.gateway.settings.types import Cidr, Port, PositiveInt, Seconds, Section
 
 
 class ImageCacheSettings(Section):

@@ -1,0 +1,24 @@
+"""The settings of the page at ``/``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from vora_serve.gateway.settings.types import Section
+
+
+class PlaygroundSettings(Section):
+    """The page at ``/``."""
+
+    enabled: bool = True
+    checkpoints: dict[str, str] = {}
+    """By model: a folder with its config.json and preprocessor_config.json, for engines whose
+    files this process does not see; tells the page sizes and tokens of pictures."""
+    price_per_million_input_tokens: Annotated[float, Field(ge=0)] | None = None
+    price_per_million_output_tokens: Annotated[float, Field(ge=0)] | None = None
+    currency: Annotated[str, Field(min_length=1, max_length=8)] = "USD"
+    """In which the prices are; they are shown, nothing is charged."""
+    explain_url: Annotated[str, Field(pattern=r"^https?://[^/]+$")] | None = None
+    """Where ``vora-serve explain --listen`` runs, for the page's view of attention."""
