@@ -75,6 +75,22 @@ def test_own_files_use_nothing_from_elsewhere_and_make_no_markup(path: Path) -> 
         assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", text)
 
 
+def link(node: str, *modules: Path) -> subprocess.CompletedProcess[str]:
+    program = Path(__file__).parent / "link.mjs"
+    command = [node, "--no-warnings", "--experimental-vm-modules", str(program), *map(str, modules)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_the_pages_modules_parse_and_link(node: str, tmp_path: Path) -> None:
+    modules = [path for path in OWN if path.suffix == ".js"]
+    assert link(node, *modules).returncode == 0, link(node, *modules).stderr
+    # What it is for: a name declared twice, or imported from where it is not.
+    for source in ("const a = 1; const a = 2;", 'import { none } from "./other.js";'):
+        (tmp_path / "other.js").write_text("export const one = 1;", encoding="utf-8")
+        (tmp_path / "broken.js").write_text(source, encoding="utf-8")
+        assert "SyntaxError" in link(node, tmp_path / "broken.js").stderr
+
+
 def test_it_can_be_switched_off(engine: FakeEngine, start_gateway: Start) -> None:
     gateway = start_gateway(engine.url, playground={"enabled": False})
     for path in ("/", "/playground/main.js", "/playground/settings.json", "/playground/image"):

@@ -64,11 +64,11 @@ export function toSend(image, longSide) {
 
 /** What the model makes of the image, or null where its geometry is not known. */
 export function fate(image, model, longSide, settings) {
-  const image = model?.vora?.image;
-  if (!image) return null;
+  const geometry = model?.vora?.image;
+  if (!geometry) return null;
   let size = shrunk(image.width, image.height, longSide);
   size = bounded(size.width, size.height, settings.detail_pixels?.auto);
-  return { ...served(image, size.width, size.height), sent: size, image };
+  return { ...served(geometry, size.width, size.height), sent: size, geometry };
 }
 
 export function summary(image, facts) {
@@ -137,7 +137,7 @@ function place(context, image, facts, scale) {
     return;
   }
   // A black square around the centred image, resized, then cropped around its middle.
-  const { resize_edge: edge, image_size: crop } = facts.image;
+  const { resize_edge: edge, image_size: crop } = facts.geometry;
   const factor = edge / Math.max(image.width, image.height);
   const shift = (edge - crop) / 2;
   context.fillStyle = "#000";
