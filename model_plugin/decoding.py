@@ -1,21 +1,22 @@
-"""Encoded images to decoded ones. Needs Pillow only."""
+"""Image files to pixels, as the gateway decodes them."""
 
-from io import BytesIO
-
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from model_plugin.errors import ImageError
-from model_plugin.images import ImageSettings
+from model_plugin.images import MAX_ASPECT_RATIO, MIN_SIDE, ImageSettings
+from vora_core.decoding import decode as decode_file
+from vora_core.decoding import scaled_size, seen_size
+from vora_core.errors import APIError
+from vora_core.image_files import DecodeLimits, read_header
 
-#: A scaled decoder leaves at least so many times the pixels of the final size along each side, so
-#: that the bicubic filter still has something to average.
-OVERSAMPLING = 2
+#: What Pillow takes for a decompression bomb, and shapes that no model takes.
+LIMITS = DecodeLimits(max_pixels=89_478_485, min_side=MIN_SIDE, max_aspect_ratio=MAX_ASPECT_RATIO)
 
 
 def decode(
     data: bytes, settings: ImageSettings | None = None, scaled_jpeg: bool = False
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode an image in any format that Pillow reads.
+    """Decode an image file: JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF.
 
     Args:
         data: the file's bytes.
@@ -24,29 +25,18 @@ def decode(
             the decoder does while it decodes. Faster, smaller, and not quite the released pixels.
 
     Returns:
-        The image, and the size (width, height) that its file states, which decides its grid.
+        The image in RGB as it is to be seen (EXIF's orientation applied, transparency on white),
+        and the size (width, height) that its file states, which decides its grid.
 
     Raises:
-        ImageError: the bytes are no image, or one too large to decode safely.
+        ImageError: the bytes do not decode without fault, or make no image that can be used.
     """
     try:
-        image = Image.open(BytesIO(data))
-        size = image.size
-        if scaled_jpeg and settings is not None and image.format == "JPEG":
-            image.draft("RGB", _least_size(size, settings))
-        image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        said = "empty" if not data else "no image in a format that can be read"
-        raise ImageError(f"The image file is {said}.") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError("The image has too many pixels to be decoded.") from error
-    return image, size
-
-
-def _least_size(size: tuple[int, int], settings: ImageSettings) -> tuple[int, int]:
-    """The least size that a scaled decoder may give."""
-    if settings.resolution == "native":
-        width, height = settings.resized(*size)
-    else:
-        width, height = (side * settings.resize_edge // max(size) for side in size)
-    return OVERSAMPLING * width, OVERSAMPLING * height
+        header = read_header(data, LIMITS)
+        fast = scaled_jpeg and settings is not None and header.format == "JPEG"
+        least = scaled_size(settings, header) if fast and settings is not None else None
+        decoded = decode_file(data, header, least=least)
+    except APIError as error:
+        raise ImageError(error.message) from error
+    image = decoded.upright()
+    return image, seen_size(header, decoded.orientation) if fast else image.size

@@ -7,6 +7,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vora_core.bicubic_weights import UInt8Array
+from vora_core.colours import to_rgb
 from vora_core.geometry import ImageSettings
 from vora_core.pixel_memory import pixels_of
 from vora_core.resampling import compiled, resize, resize_compiled, resize_padded
@@ -19,7 +20,7 @@ def preprocess(image: Image.Image, settings: ImageSettings) -> Float32Array:
     """Pixels as the model takes them.
 
     Args:
-        image: any mode; converted to RGB.
+        image: any mode; put into RGB (:mod:`vora_core.colours`).
         settings: the checkpoint's image settings.
 
     Returns:
@@ -46,10 +47,10 @@ def preprocess_patches(
     """``patchify`` of ``preprocess``, in fewer passes over memory.
 
     Args:
-        image: any mode; converted to RGB.
+        image: any mode; put into RGB (:mod:`vora_core.colours`).
         settings: the checkpoint's image settings.
         threads: how many may work on it.
-        size: (width, height) of the picture before a scaled decoder made it smaller.
+        size: (width, height) of the image before a scaled decoder made it smaller.
 
     Returns:
         float32 (h * w, 3 * P * P), as ``patchify`` gives it, and the grid (h, w).
@@ -77,7 +78,7 @@ def resized_rgb(
     """The image at the size at which it reaches the model, not normalised yet.
 
     Args:
-        image: any mode, converted to RGB; or pixels, uint8 (H, W, 3).
+        image: any mode, put into RGB (:mod:`vora_core.colours`); or pixels, uint8 (H, W, 3).
         settings: the checkpoint's image settings.
         threads: how many may work on it.
         size: (width, height) of the image before a scaled decoder made it smaller, as it is to be
@@ -91,8 +92,8 @@ def resized_rgb(
         ImageError: the image is too small or too elongated.
     """
     if isinstance(image, Image.Image):
-        if image.mode != "RGB":
-            image = image.convert("RGB")
+        # Alpha is put on white where it lies, which is not ours to do to a caller's image.
+        image = to_rgb(image.copy() if image.mode == "RGBA" else image)
         lying = image.size
     else:
         lying = (image.shape[1], image.shape[0])

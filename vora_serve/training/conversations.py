@@ -6,15 +6,15 @@ with ``images``. An image without a place in the text stands before the first qu
 released code.
 """
 
-import io
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from model_plugin import ImageError
+from model_plugin.decoding import decode
 from model_plugin.images import IMAGE_TOKEN, RELEASED_IMAGE_TOKEN
 from vora_serve.training.data import Sample
 from vora_serve.training.labels import SampleError
@@ -77,33 +77,34 @@ def shorten(sample: Sample) -> Sample | None:
 
 
 def open_image(item: Any, image_dir: Path | None) -> Image.Image:
-    """A decoded picture from bytes, a path, or ``{"bytes": ..., "path": ...}``.
+    """An image from bytes, a path, or ``{"bytes": ..., "path": ...}``, as the gateway decodes it.
+
+    Returns:
+        RGB, as it is to be seen; a Pillow image as it is.
 
     Raises:
-        SampleError: it is missing or no picture.
+        SampleError: it is missing, or does not decode without fault.
     """
     if isinstance(item, Image.Image):
         return item
     if isinstance(item, Mapping):
         item = item.get("bytes") or item.get("path")
-    source: Any
     if isinstance(item, bytes | bytearray):
-        source, name = io.BytesIO(item), "the image"
+        content, name = bytes(item), "The image"
     elif isinstance(item, str) and item:
-        source, name = (image_dir or Path()) / item, f"the image {item}"
-        if not source.is_file():
-            raise SampleError(f"{name[0].upper() + name[1:]} is not there.")
+        file, name = (image_dir or Path()) / item, f"The image {item}"
+        if not file.is_file():
+            raise SampleError(f"{name} is not there.")
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise SampleError(f"{name} cannot be read: {error.strerror}.") from error
     else:
         raise SampleError("The image field holds no image.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(source)
-            picture.load()
-    # Pillow's decoders raise whatever their format's code happens to raise.
-    except Exception as error:
-        raise SampleError(f"{name[0].upper() + name[1:]} cannot be read: {error}") from error
-    return picture
+        return decode(content)[0]
+    except ImageError as error:
+        raise SampleError(f"{name} cannot be read: {error}") from error
 
 
 def _turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -31,12 +31,12 @@ from tests.vora_serve.gateway.test_chat import data_url
 from tests.vora_serve.gateway.test_streams import until
 from vora_core.errors import ImageRequestError, ImageTooLargeError
 from vora_core.geometry import ImageSettings as Geometry
+from vora_core.image_files import DecodeLimits, read_header
 from vora_core.pixels import byte_patches
 from vora_core.ready_pixels import unpack
 from vora_serve.gateway.images.addresses import AddressPolicy
 from vora_serve.gateway.images.cache import ImageCache
 from vora_serve.gateway.images.clean import CleanImage
-from vora_serve.gateway.images.formats import DecodeLimits, read_header
 from vora_serve.gateway.images.prepare import Target, prepare
 from vora_serve.gateway.images.urls import URLPolicy
 
@@ -603,7 +603,7 @@ import io
 import sys
 from pathlib import Path
 
-from vora_serve.gateway.images.formats import DecodeLimits, read_header
+from vora_core.image_files import DecodeLimits, read_header
 from vora_serve.gateway.images.prepare import Target, prepare
 from vora_serve.gateway.memory import give_back_freed_memory
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from vora_serve.gateway.images.decode import Decoded
+from vora_core.decoding import Decoded
 from vora_serve.gateway.images.jpeg import essential_segments
 
 _LOSSY = frozenset(("JPEG", "AVIF", "HEIF"))
@@ -63,11 +63,7 @@ def clean(
         if source_format == "JPEG":
             content = essential_segments(content)
         return CleanImage(content, f"image/{source_format.lower()}", *decoded.size, source_format)
-    from vora_core.upright import TURNS  # imports numpy
-
-    image = decoded.take_image()
-    if decoded.orientation in TURNS:
-        image = image.transpose(TURNS[decoded.orientation])
+    image = decoded.upright()
     if size is not None and size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     image.info = {}

@@ -17,11 +17,11 @@ from vora_core.errors import (
     ImageTooLargeError,
     RequestTooLargeError,
 )
+from vora_core.image_files import sniff_format
 from vora_serve.documents import sandbox
 from vora_serve.gateway.images.cache import PreparedImages
 from vora_serve.gateway.images.data_url import decode_data_url
 from vora_serve.gateway.images.fetch import ImageFetcher
-from vora_serve.gateway.images.formats import sniff_format
 from vora_serve.gateway.images.pages import PageRenderer
 from vora_serve.gateway.memory import Share
 from vora_serve.gateway.settings import DocumentSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vora_serve.gateway.images.formats import unreadable
+from vora_core.image_files import unreadable
 
 # In entropy-coded data, 0xFF is followed by a zero, or by a restart marker.
 _NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")

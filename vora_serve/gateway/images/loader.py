@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 from vora_core.errors import APIError, ImageRequestError, ImageTooLargeError
 from vora_core.geometry import ImageSettings as Geometry
+from vora_core.image_files import DecodeLimits, read_header
 from vora_serve.gateway.images.cache import ImageCache, PreparedImages
 from vora_serve.gateway.images.clean import CleanImage
 from vora_serve.gateway.images.data_url import decode_data_url, encode_data_url
 from vora_serve.gateway.images.fetch import ImageFetcher
-from vora_serve.gateway.images.formats import DecodeLimits, read_header
 from vora_serve.gateway.images.prepare import Target, bounded, prepare
 from vora_serve.gateway.images.resolver import Resolver, SystemResolver
 from vora_serve.gateway.images.urls import ImageURL

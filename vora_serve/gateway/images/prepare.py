@@ -8,16 +8,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from vora_core.decoding import decode, scaled_size, seen_size
 from vora_core.errors import ConfigError, ImageError, ImageRequestError
 from vora_core.geometry import ImageSettings
+from vora_core.image_files import Header, guarded
 from vora_core.ready_pixels import MEDIA_TYPE, pack
 from vora_serve.gateway.images.clean import CleanImage, clean
-from vora_serve.gateway.images.decode import decode
-from vora_serve.gateway.images.formats import Header, guarded
 
-#: A scaled decoder leaves at least so many times the pixels of the final size along each side, so
-#: that the bicubic filter still has something to average.
-_OVERSAMPLING = 2
 #: Of each pixel, where an image is turned before it is written: before and after.
 _ANEW_BYTES = 8
 
@@ -100,12 +97,9 @@ def prepare(content: bytes, header: Header, target: Target) -> CleanImage:
     resized_rgb = _resizing()
     settings = target.settings
     fast = target.fast_decode and header.format == "JPEG"
-    least = _least(settings, header) if fast else None
+    least = scaled_size(settings, header) if fast else None
     decoded = decode(content, header, least=least)
-    seen = decoded.size
-    if least is not None:
-        turned = decoded.orientation >= 5
-        seen = (header.height, header.width) if turned else (header.width, header.height)
+    seen = seen_size(header, decoded.orientation) if fast else decoded.size
     try:
         rgb = resized_rgb(decoded.pixels, settings, size=seen, orientation=decoded.orientation)
     except ImageError as error:
@@ -138,22 +132,6 @@ def _final_pixels(settings: ImageSettings, header: Header) -> int:
             raise ImageRequestError(str(error)) from None
         sizes.append(width * height)
     return max(sizes)
-
-
-def _least(settings: ImageSettings, header: Header) -> tuple[int, int] | None:
-    """The least size that a scaled decoder may give, as the pixels lie."""
-    if settings.resolution == "fixed":
-        longest = max(header.width, header.height)
-        width, height = (
-            side * settings.resize_edge // longest for side in (header.width, header.height)
-        )
-    else:
-        sizes = (
-            settings.resized(header.width, header.height),
-            settings.resized(header.height, header.width)[::-1],
-        )
-        width, height = (max(sides) for sides in zip(*sizes, strict=True))
-    return max(1, _OVERSAMPLING * width), max(1, _OVERSAMPLING * height)
 
 
 def _shrunk(size: tuple[int, int], most: int | None) -> tuple[int, int] | None:

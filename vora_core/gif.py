@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vora_serve.gateway.images.formats import unreadable
+from vora_core.image_files import unreadable
 
 _IMAGE, _EXTENSION = 0x2C, 0x21
 

@@ -3,8 +3,9 @@
 What does not decode without fault is refused, in every format. What could be read in two ways is
 settled here: alpha and palette on white, CMYK and samples of more than eight bits converted
 (scaled, not clipped), the first frame of animations; the orientation is passed along, since turning
-a small image costs less than turning a large one. These functions block; the gateway runs them in
-threads, and the decoders release the GIL.
+a small image costs less than turning a large one. The gateway serves, and training learns, what is
+decoded here. These functions block; the gateway runs them in threads, and the decoders release the
+GIL.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
+from vora_core.colours import to_rgb
 from vora_core.errors import ImageRequestError
-from vora_serve.gateway.images.colours import to_rgb
-from vora_serve.gateway.images.formats import Header, guarded
-from vora_serve.gateway.images.gif import require_whole_frame
-from vora_serve.gateway.images.png import essential_chunks
+from vora_core.geometry import ImageSettings
+from vora_core.gif import require_whole_frame
+from vora_core.image_files import Header, guarded
+from vora_core.png import essential_chunks
 
+#: A scaled decoder leaves at least so many times the pixels of the final size along each side, so
+#: that the bicubic filter still has something to average.
+OVERSAMPLING = 2
 _MAX_JPEG_SCANS = 200
 #: Turned by Pillow's plugins, or by libheif, while they decode.
 _TURNED_BY_DECODER = frozenset(("TIFF", "HEIF"))
@@ -62,6 +67,13 @@ class Decoded:
         pixels, self.pixels = self.pixels, None
         return pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
 
+    def upright(self) -> Image.Image:
+        """The pixels as a Pillow image, as it is to be seen; they are gone from here afterwards."""
+        from vora_core.upright import TURNS  # imports numpy
+
+        image = self.take_image()
+        return image.transpose(TURNS[self.orientation]) if self.orientation in TURNS else image
+
 
 def decode(content: bytes, header: Header, *, least: tuple[int, int] | None = None) -> Decoded:
     """All pixels of an image.
@@ -82,6 +94,36 @@ def decode(content: bytes, header: Header, *, least: tuple[int, int] | None = No
     if header.format == "GIF":
         guarded(lambda: require_whole_frame(content))
     return guarded(lambda: _decode_with_pillow(content, header.format))
+
+
+def scaled_size(settings: ImageSettings, header: Header) -> tuple[int, int]:
+    """The least size that a scaled decoder may give, as the pixels lie.
+
+    Args:
+        settings: what the image is resized by.
+        header: of its file.
+
+    Raises:
+        ImageError: the image is too small or too elongated.
+    """
+    if settings.resolution == "fixed":
+        longest = max(header.width, header.height)
+        width, height = (
+            side * settings.resize_edge // longest for side in (header.width, header.height)
+        )
+    else:
+        sizes = (
+            settings.resized(header.width, header.height),
+            settings.resized(header.height, header.width)[::-1],
+        )
+        width, height = (max(sides) for sides in zip(*sizes, strict=True))
+    return max(1, OVERSAMPLING * width), max(1, OVERSAMPLING * height)
+
+
+def seen_size(header: Header, orientation: int) -> tuple[int, int]:
+    """Width and height that a file states, as the image is to be seen."""
+    turned = orientation >= 5
+    return (header.height, header.width) if turned else (header.width, header.height)
 
 
 def _decode_jpeg(content: bytes, least: tuple[int, int] | None) -> Decoded:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image
 
-from vora_serve.gateway.images.formats import unreadable
+from vora_core.errors import ImageRequestError
 
 _WHITE = (255, 255, 255)
 _BAND_PIXELS = 1 << 19
@@ -92,5 +92,5 @@ def _factor(image: Image.Image) -> float:
         factor = 255.0 / 65535.0 if high <= 65535 else 255.0 / 4294967295.0
     sound = all(value >= 0 and value * factor <= 255.5 for value in (*lows, *highs))  # not NaN
     if not sound:
-        raise unreadable()
+        raise ImageRequestError("An image is broken or incomplete.")
     return factor

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from vora_serve.gateway.images.formats import unreadable
+from vora_core.image_files import unreadable
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _LAST = b"IEND"

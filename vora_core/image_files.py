@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from PIL import ExifTags, Image
 
+from vora_core import image_cost as cost
 from vora_core.errors import ImageRequestError, ImageTooLargeError
-from vora_serve.gateway.images import cost
 
 # The checks below are stricter and come first; Pillow's own would only warn.
 Image.MAX_IMAGE_PIXELS = None
