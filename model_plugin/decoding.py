@@ -31,6 +31,8 @@ def decode(
     Raises:
         ImageError: the bytes do not decode without fault, or make no image that can be used.
     """
+    if not data:
+        raise ImageError("The image file is empty.")
     try:
         header = read_header(data, LIMITS)
         fast = scaled_jpeg and settings is not None and header.format == "JPEG"

@@ -87,9 +87,10 @@ def test_fixed_pixels(oracle: Oracle, size: tuple[int, int], change: dict[str, A
     assert np.abs(got - want).max() < 1e-5
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1", "CMYK", "I", "F"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1", "CMYK", "F"])
 @pytest.mark.parametrize("resolution", ["fixed", "native"])
 def test_every_mode_of_image(oracle: Oracle, mode: str, resolution: str) -> None:
+    """Opaque; what transparency and wide samples become, tests/vora_serve/gateway say."""
     image = noise_image(75, 50).convert(mode)
     data = RELEASED | {"resolution": resolution}
     assert np.abs(preprocess(image, read(data)) - judge(oracle, data).pixels(image)).max() < 1e-5
@@ -306,7 +307,7 @@ def test_scaled_decoding_stays_near_and_keeps_the_grid(resolution: str) -> None:
     "data", [b"", b"\x89PNG\r\n", b"text", encoded(noise_image(90, 70), "JPEG")[:99]]
 )
 def test_what_is_no_image_is_refused(data: bytes) -> None:
-    with pytest.raises(ImageError, match="empty" if not data else "no image"):
+    with pytest.raises(ImageError, match=r"empty|broken or incomplete|none of the formats"):
         VoRAImageProcessor(read(RELEASED))([data])
 
 

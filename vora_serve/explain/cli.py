@@ -82,13 +82,14 @@ def explain(
 def _write(
     explainer: Explainer, paths: list[Path], prompt: str, answer: str | None, out: Path
 ) -> None:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from model_plugin.decoding import decode
+    from model_plugin.errors import ImageError
 
     images = []
     for path in paths:
         try:
-            images.append(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
-        except (UnidentifiedImageError, OSError):
+            images.append(decode(path.read_bytes())[0])
+        except (ImageError, OSError):
             raise ConfigurationError(f"{path} is not an image that can be read.") from None
     content: list[dict[str, Any]] = [{"type": "image", "image": each} for each in images]
     content.append({"type": "text", "text": prompt})

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import socket
 import threading
 from typing import Any
 
 import uvicorn
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -18,7 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from model_plugin.errors import VoRAError
+from model_plugin.decoding import decode
+from model_plugin.errors import ImageError, VoRAError
 from vora_serve.explain.look import Explainer
 
 MAX_BODY = 64 * 2**20
@@ -51,12 +51,12 @@ def _image(url: str) -> Image.Image:
     if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
         raise _WrongError("Only images that were uploaded can be looked into, not addresses.")
     try:
-        image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
-        if image.width * image.height > MAX_PIXELS:
-            raise _WrongError("The image is too large to be looked into.")
-        return image.convert("RGB")
-    except (binascii.Error, UnidentifiedImageError, OSError, ValueError):
+        image, _ = decode(base64.b64decode(data, validate=True))
+    except (binascii.Error, ImageError):
         raise _WrongError("The image cannot be read.") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise _WrongError("The image is too large to be looked into.")
+    return image
 
 
 def _messages(asked: Asked) -> list[dict[str, Any]]:

@@ -52,13 +52,20 @@ def write_parquet(file: Path, count: int, first: int = 0, nested: bool = False) 
 
 def write_tar(file: Path, count: int, first: int = 0) -> Path:
     """A WebDataset: KEY.png and KEY.json side by side."""
+    members = {}
+    for index in range(first, first + count):
+        said = json.dumps({"id": index, "conversations": turns(index)}).encode()
+        members |= {f"{index:06d}.png": png(index), f"{index:06d}.json": said}
+    return write_members(file, members)
+
+
+def write_members(file: Path, members: dict[str, bytes]) -> Path:
+    """A tar of these files, in their order."""
     with tarfile.open(file, "w") as tar:
-        for index in range(first, first + count):
-            said = json.dumps({"id": index, "conversations": turns(index)}).encode()
-            for extension, content in (("png", png(index)), ("json", said)):
-                member = tarfile.TarInfo(f"{index:06d}.{extension}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     return file
 
 
