@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from vora_serve.errors import NotFoundError, UnavailableError
+from vora_serve.gateway.batches.routes import add_batches
 from vora_serve.gateway.context import SCOPE_KEY
 from vora_serve.gateway.generation import GenerationResponse
 from vora_serve.gateway.http1 import HTTPClientError
@@ -69,9 +70,14 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await state.start()
+        if batches is not None:
+            state.documents.stored = batches.read
+            batches.start()
         try:
             yield
         finally:
+            if batches is not None:
+                await batches.stop()
             await state.stop()
 
     middleware = [
@@ -91,7 +97,12 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
         Middleware(HeadMiddleware),
         Middleware(
             HintMiddleware,
-            paths=[*(path for path, _, _ in (*GENERATION, *MESSAGES)), "/v1/models"],
+            paths=[
+                *(path for path, _, _ in (*GENERATION, *MESSAGES)),
+                "/v1/models",
+                "/v1/files",
+                "/v1/batches",
+            ],
         ),
     ]
     if settings.server.cors_origins:
@@ -128,6 +139,7 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
     _add_messages(app, state)
     _add_models(app, state)
     _add_operations(app, state)
+    batches = app.state.batches = add_batches(app, state)
     add_playground(app, state)
     _complete_openapi(app, keys_needed=not state.keys.open)
     return app

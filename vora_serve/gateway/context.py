@@ -30,6 +30,8 @@ class RequestContext:
     images: str = ""
     """Sizes and, where known, tokens of the images as the engine gets them."""
     dropped_fields: list[str] = field(default_factory=list)
+    offline: bool = False
+    """Whether it is a batch's, for which nobody waits."""
     span: Any = None
     """The request's OpenTelemetry span, where traces are made."""
     fields: dict[str, Any] = field(default_factory=dict)

@@ -37,6 +37,7 @@ PATHS: dict[Kind, bytes] = {
 
 _TOKENS_PER_IMAGE = 1024  # for balancing only
 _TOKENS_UNSAID = 256
+_OFFLINE = 1000  # more than the whole range of keys' priorities
 
 
 class GenerationResponse(StarletteResponse):
@@ -82,7 +83,8 @@ class GenerationResponse(StarletteResponse):
                 headers={"connection": "close"},
             )
         context: RequestContext = scope[SCOPE_KEY]
-        with state.bodies.share() as share:
+        bodies = state.offline_bodies if context.offline else state.bodies
+        with bodies.share() as share:
             check_media_type(scope)
             began = time.perf_counter()
             limits = state.settings.server
@@ -132,6 +134,10 @@ class _Generation:
         self._key = context.key
         self._caller = context.client if state.keys.open else context.key.name
         self._tenant = context.client if state.keys.open else context.key.tenant
+        self._priority = context.key.priority
+        if context.offline:  # with caps and rate limits of its own, and behind all others
+            self._caller = f"batch {self._caller}"
+            self._priority -= _OFFLINE
         self._relay: StreamRelay | None = None
 
     async def serve(self, parsed: ParsedRequest) -> None:
@@ -214,7 +220,7 @@ class _Generation:
         """Make images of the files' pages."""
         metrics = self._state.metrics
         rendered = await self._state.documents.load(
-            parsed.documents, len(parsed.images), self._share, self._caller
+            parsed.documents, len(parsed.images), self._share, self._caller, self._key.tenant
         )
         self._share.shrink(parsed.place_pages(rendered.pages))
         self._context.waited_s += rendered.fetch_s
@@ -237,7 +243,7 @@ class _Generation:
             self._caller,
             tenant=self._tenant,
             weight=self._key.weight,
-            priority=self._key.priority,
+            priority=self._priority,
             cap=self._key.max_in_flight or self._state.settings.admission.max_in_flight_per_key,
             queue_cap=self._queue_cap,
         )

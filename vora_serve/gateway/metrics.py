@@ -96,6 +96,25 @@ class Metrics:
             ["kind", "key"],
             registry=registry,
         )
+        self.batch_requests = Counter(
+            "vora_gateway_batch_requests",
+            "Requests of batches, by outcome: completed, failed, retried.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.batches = Gauge(
+            "vora_gateway_batches",
+            "Batches that are kept, by status.",
+            ["status"],
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.batch_bytes = Gauge(
+            "vora_gateway_batch_file_bytes",
+            "Files of the files API on disk.",
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
         self.in_flight = Gauge(
             "vora_gateway_requests_in_flight",
             "Requests admitted and not yet answered.",

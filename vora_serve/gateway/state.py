@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 
 from vora_serve.gateway.admission import FairQueue, KeyRing, RateLimits, TokenVerifier
 from vora_serve.gateway.audit import AuditLog
@@ -41,6 +42,7 @@ class GatewayState:
         )
         self.limits = RateLimits(admission)
         self.bodies = MemoryBudget(settings.server.max_body_memory_bytes)
+        self.offline_bodies = MemoryBudget(settings.batches.max_body_memory_bytes)
         self._resolver = resolver
         self.balancer = Balancer(self._upstreams(settings.upstreams), settings.routing)
         self.forwarder = Forwarder(self.balancer, settings.routing, self.metrics)
@@ -50,6 +52,8 @@ class GatewayState:
         """Not ready any more, but requests are still taken."""
         self.closing = False
         """New requests are refused."""
+        self.before_metrics: list[Callable[[], None]] = []
+        """Called, in a thread, before metrics are read."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def _upstreams(self, given: list[UpstreamSettings]) -> list[Upstream]:
@@ -109,7 +113,9 @@ class GatewayState:
             lifetime.interrupt("deadline")
 
     def refresh_gauges(self) -> None:
-        """Bring gauges that mirror the engines' state up to date, before they are read."""
+        """Bring gauges that mirror others' state up to date, before they are read."""
+        for refresh in self.before_metrics:
+            refresh()
         for upstream in self.balancer.upstreams:
             self._upstream_changed(upstream)
 

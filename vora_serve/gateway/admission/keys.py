@@ -184,6 +184,20 @@ class KeyRing:
             )
         return key
 
+    def current(self, kept: ApiKey) -> ApiKey | None:
+        """What a key that was valid once is now; None where it may not generate any more.
+
+        A token's rights are those that it had: it outlives itself in work that was accepted.
+        """
+        if self.open:
+            return kept
+        if kept.sha256 == ANONYMOUS.sha256:
+            return kept if kept.name != ANONYMOUS.name else None
+        key = self._keys.get(self._peppered(kept.sha256))
+        if key is None or key.revoked or not key.may("generate") or key.tenant != kept.tenant:
+            return None
+        return None if key.expires is not None and datetime.now(UTC) >= key.expires else key
+
     def reload(self) -> bool:
         """Read the file again if it changed; a broken file leaves the keys as they are."""
         if self._path is None:

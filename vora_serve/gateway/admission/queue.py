@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from vora_core.errors import DeadlineError, RateLimitError
@@ -17,12 +17,16 @@ class FairQueue:
         max_in_flight: Requests admitted at a time.
         max_queued: Requests waiting at a time.
         timeout_s: Longest wait.
+
+    Attributes:
+        on_release: Called whenever a place came free.
     """
 
     def __init__(self, max_in_flight: int, max_queued: int, timeout_s: float) -> None:
         self._places = WeightedSemaphore(max_in_flight)
         self._max_queued = max_queued
         self._timeout_s = timeout_s
+        self.on_release: Callable[[], None] | None = None
 
     @property
     def in_flight(self) -> int:
@@ -77,6 +81,8 @@ class FairQueue:
             yield
         finally:
             self._places.release(caller=caller, group=group)
+            if self.on_release is not None:
+                self.on_release()
 
     async def _wait(
         self, caller: str, group: Group, priority: int, cap: int | None, queue_cap: int | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -15,16 +15,20 @@ from vora_core.errors import (
     DocumentRequestError,
     ImageRequestError,
     ImageTooLargeError,
+    NotFoundError,
     RequestTooLargeError,
 )
 from vora_core.image_files import sniff_format
 from vora_serve.documents import sandbox
 from vora_serve.gateway.images.cache import PreparedImages
-from vora_serve.gateway.images.data_url import decode_data_url
+from vora_serve.gateway.images.data_url import decode_data_url, too_many_bytes
 from vora_serve.gateway.images.fetch import ImageFetcher
 from vora_serve.gateway.images.pages import PageRenderer
 from vora_serve.gateway.memory import Share
 from vora_serve.gateway.settings import DocumentSettings
+
+#: Reads one of a tenant's uploaded files by its id: at most so many bytes and one more.
+StoredFiles = Callable[[str, str, int], Awaitable[bytes]]
 
 _HEAD_BYTES = 1024  # PDF readers look for a file's mark so far
 
@@ -80,6 +84,9 @@ class DocumentLoader:
         settings: The limits.
         fetcher: For files by URL.
         max_images: Of a request, pages included.
+
+    Attributes:
+        stored: Reads files that were uploaded, where that is possible.
     """
 
     def __init__(self, settings: DocumentSettings, fetcher: ImageFetcher, max_images: int) -> None:
@@ -90,6 +97,8 @@ class DocumentLoader:
         self._known: PreparedImages[tuple[str, bytes], Sequence[bytes]] = PreparedImages(
             settings.cache_bytes
         )
+
+        self.stored: StoredFiles | None = None
 
     def check(self, refs: Sequence[DocumentRef]) -> None:
         """Everything that can be refused before a byte is fetched or rendered.
@@ -110,9 +119,9 @@ class DocumentLoader:
                 code="too_many_files",
             )
         for ref in refs:
-            if ref.file_id is not None:
+            if ref.file_id is not None and self.stored is None:
                 raise DocumentRequestError(
-                    "Files by id are not supported here; send the file's data.",
+                    "Files by id are off here; send the file's data.",
                     param=ref.param,
                     code="unsupported_file",
                 )
@@ -123,7 +132,7 @@ class DocumentLoader:
                     raise _with_param(_about_a_file(error), ref) from None
 
     async def load(
-        self, refs: Sequence[DocumentRef], images: int, share: Share, owner: str
+        self, refs: Sequence[DocumentRef], images: int, share: Share, owner: str, tenant: str
     ) -> RenderedFiles:
         """Fetch and render, one file after the other.
 
@@ -131,31 +140,42 @@ class DocumentLoader:
             refs: The files.
             images: How many images the request has beside them.
             share: What the request holds of the process's memory: the pages stay counted in.
-            owner: Whose files they are.
+            owner: Whose rendered pages may be used again.
+            tenant: Whose uploaded files these may be.
 
         Raises:
             DocumentRequestError, RequestTooLargeError, RateLimitError
+            NotFoundError: the tenant has no such file.
         """
         result = RenderedFiles()
         left = self._max_images - images
         for ref in refs:
             try:
-                pages = await self._one(ref, left, share, owner, result)
+                content = await self._timed_content(ref, share, tenant, result)
+                pages = await self._pages(content, left, share, owner, result)
             except (ImageRequestError, ImageTooLargeError) as error:
                 raise _with_param(_about_a_file(error), ref) from None
+            except NotFoundError as error:
+                error.param = ref.param
+                raise
             except (DocumentRequestError, RequestTooLargeError) as error:
                 raise _with_param(error, ref) from None
             left -= len(pages)
             result.pages.append(pages)
         return result
 
-    async def _one(
-        self, ref: DocumentRef, left: int, share: Share, owner: str, result: RenderedFiles
+    async def _timed_content(
+        self, ref: DocumentRef, share: Share, tenant: str, result: RenderedFiles
+    ) -> bytes:
+        began = time.perf_counter()
+        content = await self._content(ref, share, tenant)
+        result.fetch_s += time.perf_counter() - began
+        return content
+
+    async def _pages(
+        self, content: bytes, left: int, share: Share, owner: str, result: RenderedFiles
     ) -> Sequence[bytes]:
         began = time.perf_counter()
-        content = await self._content(ref, share)
-        fetched = time.perf_counter()
-        result.fetch_s += fetched - began
         if b"%PDF-" not in content[:_HEAD_BYTES]:
             self._require_image(content)
             return [content]
@@ -174,12 +194,18 @@ class DocumentLoader:
         else:
             share.grow(sum(map(len, pages)))
         share.shrink(len(content))
-        result.render_s += time.perf_counter() - fetched
+        result.render_s += time.perf_counter() - began
         return pages
 
-    async def _content(self, ref: DocumentRef, share: Share) -> bytes:
+    async def _content(self, ref: DocumentRef, share: Share, tenant: str) -> bytes:
         """The file, counted in."""
         limit = self._settings.max_bytes
+        if ref.file_id is not None and self.stored is not None:
+            content = await self.stored(tenant, ref.file_id, limit)
+            if len(content) > limit:
+                raise too_many_bytes(limit)
+            share.grow(len(content))
+            return content
         if ref.url is not None:
             fetched = await self._fetcher.fetch(self._fetcher.parse(ref.url), limit, share.grow)
             assert fetched.content is not None  # without validators, no host answers 304

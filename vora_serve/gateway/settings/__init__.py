@@ -1,6 +1,7 @@
 """The gateway's settings: a tree of sections (``tree``), one module for each group of sections."""
 
 from vora_serve.gateway.settings.auth import AuthSettings, TokenSettings
+from vora_serve.gateway.settings.batches import BatchSettings
 from vora_serve.gateway.settings.engines import EngineSettings, RoutingSettings, UpstreamSettings
 from vora_serve.gateway.settings.inputs import DocumentSettings, ImageCacheSettings, ImageSettings
 from vora_serve.gateway.settings.playground import PlaygroundSettings
@@ -13,6 +14,7 @@ from vora_serve.gateway.settings.watching import LoggingSettings, TracingSetting
 __all__ = [
     "AdmissionSettings",
     "AuthSettings",
+    "BatchSettings",
     "Cidr",
     "DocumentSettings",
     "ENV_PREFIX",

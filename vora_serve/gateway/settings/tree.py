@@ -23,6 +23,7 @@ from pydantic_settings import (
 from vora_core import typed_yaml
 from vora_core.errors import ConfigError
 from vora_serve.gateway.settings.auth import AuthSettings
+from vora_serve.gateway.settings.batches import BatchSettings
 from vora_serve.gateway.settings.engines import EngineSettings, RoutingSettings, UpstreamSettings
 from vora_serve.gateway.settings.inputs import DocumentSettings, ImageSettings
 from vora_serve.gateway.settings.playground import PlaygroundSettings
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
     documents: DocumentSettings = DocumentSettings()
     fields: FieldSettings = FieldSettings()
     admission: AdmissionSettings = AdmissionSettings()
+    batches: BatchSettings = BatchSettings()
     auth: AuthSettings = AuthSettings()
     streams: StreamSettings = StreamSettings()
     playground: PlaygroundSettings = PlaygroundSettings()
