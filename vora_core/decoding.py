@@ -19,9 +19,10 @@ from PIL import ExifTags, Image
 from vora_core.colours import to_rgb
 from vora_core.errors import ImageRequestError
 from vora_core.geometry import ImageSettings
-from vora_core.gif import require_whole_frame
+from vora_core.gif import require_end
 from vora_core.image_files import Header, guarded
 from vora_core.png import essential_chunks
+from vora_core.tiff import load_strictly
 
 #: A scaled decoder leaves at least so many times the pixels of the final size along each side, so
 #: that the bicubic filter still has something to average.
@@ -92,7 +93,7 @@ def decode(content: bytes, header: Header, *, least: tuple[int, int] | None = No
     if header.format == "PNG":
         content = essential_chunks(content)
     if header.format == "GIF":
-        guarded(lambda: require_whole_frame(content))
+        guarded(lambda: require_end(content))
     return guarded(lambda: _decode_with_pillow(content, header.format))
 
 
@@ -142,15 +143,17 @@ def _decode_jpeg(content: bytes, least: tuple[int, int] | None) -> Decoded:
             return Decoded(to_rgb(image), orientation, plain=False, content=content, tables=tables)
     scale = {} if least is None else {"min_width": least[0], "min_height": least[1]}
     pixels = simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True, **scale)
-    whole = content.endswith(b"\xff\xd9")
-    return Decoded(pixels, orientation, orientation == 1 and whole, content, tables)
+    return Decoded(pixels, orientation, orientation == 1, content, tables)
 
 
 def _decode_with_pillow(content: bytes, name: str) -> Decoded:
     with Image.open(io.BytesIO(content), formats=[name]) as image:
         frames = getattr(image, "n_frames", 1)
         image.seek(0)
-        image.load()
+        if name == "TIFF":
+            load_strictly(image, content)
+        else:
+            image.load()
         # Read after loading: Pillow's TIFF plugin turns the pixels itself and drops the tag.
         orientation = 1 if name in _TURNED_BY_DECODER else _orientation(image)
         plain = (

@@ -88,6 +88,18 @@ def test_images_by_every_kind_of_url(client: openai.OpenAI) -> None:
     assert tokens == [128, 128]
 
 
+def test_an_image_of_a_refused_request_is_taken_in_the_next(served: Served) -> None:
+    """The engine's front end processes images before it finds the prompt too long."""
+    image = data_url(picture(60, 44, colour=(7, 99, 180)))
+    with httpx.Client(base_url=served.url, timeout=120) as client:
+        for count, status in ((16, 400), (1, 200), (16, 400), (1, 200)):
+            body = ask(show(*[image] * count))
+            answer = client.post("/v1/chat/completions", json=body)
+            assert answer.status_code == status, answer.text
+            if status == 400:
+                assert "maximum context length" in answer.json()["error"]["message"]
+
+
 def test_streams_say_the_same(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(**ask(show(IMAGE)))
     options = {"include_usage": True}
