@@ -98,7 +98,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "scheduler": ({"scheduler_cls": "vllm.v1.core.sched.scheduler.Scheduler"}, "--scheduler-cls"),
     "embeds": ({"enable_mm_embeds": True}, "--enable-mm-embeds"),
     "prompt_embeds": ({"enable_prompt_embeds": True}, "--enable-prompt-embeds"),
-    "tokenizer_mode": ({"tokenizer_mode": "mistral"}, "--tokenizer-mode mistral"),
+    "tokenizer_mode": ({"tokenizer_mode": "slow"}, "--tokenizer-mode slow"),
     "pixels": ({"mm_processor_kwargs": {"max_pixels": 50}}, "max_pixels 50"),
     "option": ({"mm_processor_kwargs": {"size": 448}}, "Unknown option 'size'"),
     "number": ({"mm_processor_kwargs": {"max_pixels": "many"}}, "whole number, not 'many'"),
