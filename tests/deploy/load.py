@@ -68,9 +68,9 @@ class Load:
             count += 1
             body = json.loads(json.dumps(self._body))
             body["messages"][0]["content"] += f" {number} {count}"
-            self._once(body)
+            self.once(body)
 
-    def _once(self, body: dict[str, Any]) -> None:
+    def once(self, body: dict[str, Any]) -> None:
         begun, last, reason = False, "", None
         try:
             with httpx.Client(trust_env=False, timeout=300) as client:

@@ -127,7 +127,7 @@ def test_load_tells_what_became_of_a_stream(lines: list[str], status: int, kind:
     body = {"messages": [{"role": "user", "content": "x"}], "stream": True}
     with answering(lines, status) as url:
         load = Load(url, body, 1)
-        load._once(body)
+        load.once(body)
     tally = load.tally
     found = {"finished": tally.finished, "refused": tally.refused, "cut": len(tally.cut)}
     assert found == {"finished": 0, "refused": 0, "cut": 0} | {kind: 1}

@@ -161,7 +161,7 @@ def test_an_engine_that_stops_finishes_its_streams(tmp_path: Path) -> None:
     gone, running streams are not. New requests go to another engine meanwhile."""
     held, other = HeldEngine(), FakeEngine()
     server = ThreadServer(held.app())
-    server._config.timeout_graceful_shutdown = int(LIMIT_S)
+    server.config.timeout_graceful_shutdown = int(LIMIT_S)
     held.url = f"http://127.0.0.1:{server.start()}"
     log = tmp_path / "log"
     with running(other), service(held, 1, log, "--upstream", other.url) as (process, url):
@@ -170,7 +170,7 @@ def test_an_engine_that_stops_finishes_its_streams(tmp_path: Path) -> None:
             streams.append(Stream(url, f"hi {len(streams)}"))
             streams[-1].begun()
         assert held.running == 1
-        server._server.should_exit = True
+        server.server.should_exit = True
         until(lambda: _refused(held.url))
         before = len(other.seen)
         for number in range(8):

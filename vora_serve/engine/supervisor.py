@@ -199,7 +199,7 @@ class EngineSupervisor:
             return False
         return (await self._ask(b"GET", b"/health", b"", 5)).startswith(b"HTTP/1.1 200")
 
-    async def _generates(self) -> bool:
+    async def generates(self) -> bool:
         """Whether the engine still gives a token, or any answer: its health page alone may."""
         body = {"model": self._launch.served_names[0], "prompt": ".", "max_tokens": 1}
         content = json.dumps(body).encode()
@@ -287,7 +287,7 @@ class EngineSupervisor:
                     return
                 if asking is None and time.monotonic() - last_token > self._hang_timeout_s / 2:
                     tokens = await self._tokens()
-                    asking = asyncio.create_task(self._generates())
+                    asking = asyncio.create_task(self.generates())
                 if asking is not None and asking.done():
                     if not asking.result() and await self._tokens() <= tokens:
                         return

@@ -21,7 +21,7 @@ class Tracer:
 
     def __init__(self, settings: TracingSettings) -> None:
         self._tracer: Any = None
-        self._provider: Any = None
+        self.provider: Any = None
         if not settings.enabled:
             return
         try:
@@ -35,9 +35,9 @@ class Tracer:
                 "which are not installed."
             ) from None
         resource = Resource.create({"service.name": settings.service_name})
-        self._provider = TracerProvider(resource=resource)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        self._tracer = self._provider.get_tracer("vora_serve.gateway")
+        self.provider = TracerProvider(resource=resource)
+        self.provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self.provider.get_tracer("vora_serve.gateway")
 
     @property
     def enabled(self) -> bool:
@@ -68,5 +68,5 @@ class Tracer:
 
     def stop(self) -> None:
         """Send what is left."""
-        if self._provider is not None:
-            self._provider.shutdown()
+        if self.provider is not None:
+            self.provider.shutdown()

@@ -119,7 +119,7 @@ def test_an_engine_that_is_busy_is_left_alone() -> None:
         await engine.start()
         pid = engine.pid
         asked = 0
-        generates = engine._generates
+        generates = engine.generates
 
         async def count() -> bool:
             nonlocal asked
@@ -128,7 +128,7 @@ def test_an_engine_that_is_busy_is_left_alone() -> None:
             asked += 1
             return answered
 
-        engine._generates = count  # type: ignore[method-assign]
+        engine.generates = count  # type: ignore[method-assign]
         await until(lambda: asked >= 3)
         assert engine.pid == pid
         assert engine.restarts == 0

@@ -317,7 +317,7 @@ class ThreadServer:
     """uvicorn in a thread of its own, on a real socket."""
 
     def __init__(self, app: Any, uds: Path | None = None) -> None:
-        self._config = uvicorn.Config(
+        self.config = uvicorn.Config(
             app,
             host="127.0.0.1",
             port=0,
@@ -331,7 +331,7 @@ class ThreadServer:
             server_header=False,
             proxy_headers=False,
         )
-        self._server = uvicorn.Server(self._config)
+        self.server = uvicorn.Server(self.config)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -340,30 +340,30 @@ class ThreadServer:
             self.loop = asyncio.get_running_loop()
             # Faults on purpose are no noise.
             self.loop.set_exception_handler(lambda *_: None)
-            await self._server.serve()
+            await self.server.serve()
 
         uvloop.run(main())
 
     def start(self) -> int:
         self._thread.start()
-        while not self._server.started:
+        while not self.server.started:
             if not self._thread.is_alive():
                 raise RuntimeError("the server did not start")
             threading.Event().wait(0.005)
-        if self._config.uds is not None:
+        if self.config.uds is not None:
             return 0
-        return int(self._server.servers[0].sockets[0].getsockname()[1])
+        return int(self.server.servers[0].sockets[0].getsockname()[1])
 
     def stop(self) -> None:
-        self._server.should_exit = True
+        self.server.should_exit = True
         self._thread.join(10)
 
     def kill(self) -> None:
         """Abort every connection, like a process that was killed."""
-        self._server.force_exit = True
-        self._server.should_exit = True
+        self.server.force_exit = True
+        self.server.should_exit = True
         assert self.loop is not None
-        for connection in list(self._server.server_state.connections):
+        for connection in list(self.server.server_state.connections):
             transport = getattr(connection, "transport", None)
             if transport is not None:
                 self.loop.call_soon_threadsafe(transport.abort)

@@ -359,7 +359,7 @@ def test_answers_that_find_no_room_end_their_batch(
 def test_files_and_batches_expire(client: openai.OpenAI, tmp_path: Path) -> None:
     batch = ended(client, started(client, jsonl(line("a"))).id, "completed")
     store = Store(tmp_path / "batches", BatchSettings())
-    with store._transaction() as connection:
+    with store.transaction() as connection:
         connection.execute("UPDATE files SET expires_at = 1")
         connection.execute("UPDATE batches SET created_at = 1")
     assert not client.files.list().data

@@ -134,8 +134,8 @@ def test_protected_metrics(engine: FakeEngine, start_gateway: Start, tmp_path: P
 def test_traces(engine: FakeEngine, start_gateway: Start) -> None:
     gateway = start_gateway(engine.url, tracing={"enabled": True})
     spans = InMemorySpanExporter()
-    gateway.state.tracer._provider.add_span_processor(SimpleSpanProcessor(spans))
-    for processor in gateway.state.tracer._provider._active_span_processor._span_processors[:1]:
+    gateway.state.tracer.provider.add_span_processor(SimpleSpanProcessor(spans))
+    for processor in gateway.state.tracer.provider._active_span_processor._span_processors[:1]:
         processor.shutdown()  # the exporter to a collector that is not there
     trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     body: dict[str, Any] = {

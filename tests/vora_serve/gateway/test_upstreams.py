@@ -259,22 +259,22 @@ def test_least_outstanding_tokens_by_weight() -> None:
     light, heavy = ready("http://a:1"), ready("http://b:1", weight=4.0)
     balancer = Balancer([light, heavy], RoutingSettings(affinity=False))
     light.outstanding_tokens, heavy.outstanding_tokens = 100, 300
-    assert balancer._choose("m", None, set()) is heavy
+    assert balancer.pick("m", None, set()) is heavy
     heavy.outstanding_tokens = 500
-    assert balancer._choose("m", None, set()) is light
+    assert balancer.pick("m", None, set()) is light
 
 
 def test_affinity_is_bounded_by_load() -> None:
     upstreams = [ready(f"http://h{index}:1") for index in range(4)]
     balancer = Balancer(upstreams, RoutingSettings())
-    home = balancer._choose("m", b"key", set())
+    home = balancer.pick("m", b"key", set())
     assert home is not None
     home.in_flight, home.outstanding_tokens = 1, 1000
-    other = balancer._choose("m", b"key", set())
+    other = balancer.pick("m", b"key", set())
     assert other is not home
     for upstream in upstreams:
         upstream.in_flight, upstream.outstanding_tokens = 1, 900
-    assert balancer._choose("m", b"key", set()) is home
+    assert balancer.pick("m", b"key", set()) is home
 
 
 def test_requirements_on_models() -> None:

@@ -86,7 +86,7 @@ class Store:
             self._connection.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         """Alone among threads, and among processes once it writes."""
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -114,7 +114,7 @@ class Store:
             RequestTooLargeError: no room for it.
             InvalidRequestError: its tenant has too many files.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             self._require_room(connection, file.tenant, file.bytes)
             (count,) = connection.execute(
                 "SELECT count(*) FROM files WHERE tenant = ?", (file.tenant,)
@@ -129,7 +129,7 @@ class Store:
 
     def complete(self, file: StoredFile) -> None:
         """A reserved file has been written; its size is known."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute("DELETE FROM files WHERE id = ?", (file.id,))
             self._insert(connection, file, ready=True)
 
@@ -161,7 +161,7 @@ class Store:
 
     def discard(self, file_id: str) -> None:
         """Forget a file and remove its content."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute("DELETE FROM files WHERE id = ?", (file_id,))
         self.path(file_id).unlink(missing_ok=True)
 
@@ -217,7 +217,7 @@ class Store:
             InvalidRequestError: its tenant has too many unfinished ones.
         """
         row = batch.row()
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             (count,) = connection.execute(
                 f"SELECT count(*) FROM batches WHERE tenant = ? AND {_UNFINISHED}", (batch.tenant,)
             ).fetchone()
@@ -262,7 +262,7 @@ class Store:
         }
         sets = "".join(f", {name} = :{name}" for name in values)
         marks = ", ".join(repr(status) for status in since)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             cursor = connection.execute(
                 f"UPDATE batches SET status = :to, times = json_set(times, '$.{to}_at', :now)"
                 f"{sets} WHERE id = :id AND status IN ({marks})",
@@ -272,7 +272,7 @@ class Store:
 
     def record(self, batch: StoredBatch) -> None:
         """Keep how far a batch has come."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(
                 "UPDATE batches SET completed = ?, failed = ?, output_bytes = ? WHERE id = ?",
                 (batch.completed, batch.failed, batch.output_bytes, batch.id),
@@ -304,7 +304,7 @@ class Store:
     def has_room(self, tenant: str, size: int) -> bool:
         """Whether a batch may write so many bytes more."""
         try:
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 self._require_room(connection, tenant, size)
         except RequestTooLargeError:
             return False
@@ -322,7 +322,7 @@ class Store:
         )
         for row in old:
             self.discard(row["id"])
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(
                 f"DELETE FROM batches WHERE NOT ({_UNFINISHED}) AND created_at <= ?",
                 (now() - int(self._settings.keep_s),),

@@ -74,9 +74,12 @@ class Balancer:
         """Whether an engine can take work."""
         return any(upstream.available for upstream in self.upstreams)
 
-    def _choose(
-        self, model: str, affinity: bytes | None, exclude: set[Upstream]
-    ) -> Upstream | None:
+    def pick(self, model: str, affinity: bytes | None, exclude: set[Upstream]) -> Upstream | None:
+        """The engine that a request would go to now; None where none has room.
+
+        Raises:
+            UnavailableError: no engine that has the model can take work.
+        """
         able = [
             upstream
             for upstream in self.upstreams
@@ -102,7 +105,7 @@ class Balancer:
             UnavailableError: no engine that serves the model is up.
         """
         while True:
-            upstream = self._choose(model, affinity, exclude)
+            upstream = self.pick(model, affinity, exclude)
             if upstream is not None:
                 return upstream
             await self._changed.wait()
