@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -16,6 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from vora_serve.errors import NotFoundError, UnavailableError
 from vora_serve.gateway.batches.routes import add_batches
 from vora_serve.gateway.context import SCOPE_KEY
+from vora_serve.gateway.counting import InputTokensResponse, TokenizeResponse
 from vora_serve.gateway.generation import GenerationResponse
 from vora_serve.gateway.http1 import HTTPClientError
 from vora_serve.gateway.images import Resolver
@@ -29,6 +31,7 @@ from vora_serve.gateway.middleware import (
     as_api_error,
 )
 from vora_serve.gateway.openapi import (
+    ErrorBody,
     MessagesErrorBody,
     ModelCard,
     ModelList,
@@ -49,9 +52,21 @@ GENERATION: list[tuple[str, Kind, str]] = [
     ("/v1/responses", "response", "Answer an input, statelessly."),
 ]
 
-MESSAGES: list[tuple[str, type[MessagesResponse | CountTokensResponse], str]] = [
-    ("/v1/messages", MessagesResponse, "Continue a conversation, as Anthropic's API has it."),
-    ("/v1/messages/count_tokens", CountTokensResponse, "Count a prompt's tokens, as above."),
+#: Other APIs' routes: what answers, in words, and the shape of errors.
+TRANSLATED: list[tuple[str, Callable[[GatewayState], Response], str, type[BaseModel]]] = [
+    (
+        *("/v1/messages", MessagesResponse),
+        *("Continue a conversation, as Anthropic's API has it.", MessagesErrorBody),
+    ),
+    (
+        *("/v1/messages/count_tokens", CountTokensResponse),
+        *("Count a prompt's tokens, as above.", MessagesErrorBody),
+    ),
+    ("/tokenize", TokenizeResponse, "Tokenize a prompt or a chat, as vLLM has it.", ErrorBody),
+    (
+        *("/v1/responses/input_tokens", InputTokensResponse),
+        *("Count an input's tokens, as OpenAI has it.", ErrorBody),
+    ),
 ]
 
 
@@ -98,7 +113,8 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
         Middleware(
             HintMiddleware,
             paths=[
-                *(path for path, _, _ in (*GENERATION, *MESSAGES)),
+                *(path for path, _, _ in GENERATION),
+                *(path for path, _, _, _ in TRANSLATED),
                 "/v1/models",
                 "/v1/files",
                 "/v1/batches",
@@ -115,6 +131,7 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
                 "x-request-id",
                 "request-id",
                 "x-vora-dropped-fields",
+                "x-vora-images",
                 "x-vora-overhead-ms",
                 "retry-after",
             ],
@@ -136,7 +153,7 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _raise_on)
     app.state.gateway = state
     _add_generation(app, state)
-    _add_messages(app, state)
+    _add_translated(app, state)
     _add_models(app, state)
     _add_operations(app, state)
     batches = app.state.batches = add_batches(app, state)
@@ -180,16 +197,16 @@ def _add_generation(app: FastAPI, state: GatewayState) -> None:
         )
 
 
-def _add_messages(app: FastAPI, state: GatewayState) -> None:
-    for path, answering, summary in MESSAGES:
+def _add_translated(app: FastAPI, state: GatewayState) -> None:
+    for path, answering, summary, error in TRANSLATED:
 
-        def handler(answering: Any = answering) -> Any:
+        def handler(answering: Callable[[GatewayState], Response] = answering) -> Any:
             async def generate() -> Response:
-                return cast(Response, answering(state))
+                return answering(state)
 
             return generate
 
-        name = path.removeprefix("/v1/").replace("/", "_")
+        name = path.removeprefix("/v1/").strip("/").replace("/", "_")
         app.add_api_route(
             path,
             handler(),
@@ -197,7 +214,7 @@ def _add_messages(app: FastAPI, state: GatewayState) -> None:
             summary=summary,
             operation_id=f"create_{name}",
             response_class=JSONResponse,
-            responses={200: _ANSWER, **error_responses(*_REFUSALS, model=MessagesErrorBody)},
+            responses={200: _ANSWER, **error_responses(*_REFUSALS, model=error)},
             openapi_extra=request_body(name),
         )
 

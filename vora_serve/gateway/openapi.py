@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
 from vora_serve.gateway.messages.schemas import CountTokensRequest, MessagesRequest
 from vora_serve.gateway.schemas import SCHEMAS
+from vora_serve.gateway.schemas.counting import TokenizeChat, TokenizePrompt
+from vora_serve.gateway.schemas.responses import ResponsesRequest
 
 _BODIES: dict[str, type[BaseModel]] = {
     **{str(kind): schema for kind, schema in SCHEMAS.items()},
     "messages": MessagesRequest,
     "messages_count_tokens": CountTokensRequest,
+    "tokenize": RootModel[TokenizeChat | TokenizePrompt],
+    "responses_input_tokens": ResponsesRequest,
 }
 
 

@@ -112,6 +112,31 @@ def test_streams_say_the_same(client: openai.OpenAI) -> None:
     assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
 
 
+def test_counts_are_what_answers_use(served: Served, client: openai.OpenAI) -> None:
+    """Of ``/tokenize`` and ``/v1/responses/input_tokens``, with images, system text and tools."""
+    chat = {"messages": [{"role": "user", "content": show(IMAGE, IMAGE)}], "tools": [TOOL]}
+    used = client.chat.completions.create(model="tiny", max_tokens=1, **chat).usage
+    counted = httpx.post(f"{served.url}/tokenize", json={"model": "tiny", **chat}, timeout=60)
+    assert counted.json()["count"] == len(counted.json()["tokens"]) == used.prompt_tokens
+    parts = [
+        {"type": "input_text", "text": "what is it?"},
+        {"type": "input_image", "image_url": IMAGE, "detail": "auto"},
+    ]
+    asked = {
+        "model": "tiny",
+        "instructions": "Be short.",
+        "input": [
+            {"role": "user", "content": "look"},
+            {"type": "function_call", "call_id": "1", "name": "look", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "1", "output": "seen"},
+            {"role": "user", "content": parts},
+        ],
+        "tools": [{"type": "function", **TOOL["function"]}],
+    }
+    answered = client.responses.create(**asked, max_output_tokens=1)
+    assert client.responses.input_tokens.count(**asked).input_tokens == answered.usage.input_tokens
+
+
 def test_the_messages_api(served: Served) -> None:
     """Counts agree with what is used, images and all; a stream says the same; calls have form."""
     with httpx.Client(base_url=served.url, timeout=120) as client:

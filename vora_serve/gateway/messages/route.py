@@ -32,7 +32,7 @@ class MessagesResponse(GenerationResponse):
         return parse_messages(body, self._state.settings.fields)
 
     def _sending(self, scope: Scope, send: Send) -> Send:
-        return _Translator(send, scope[SCOPE_KEY].request_id, as_message)
+        return Translator(send, scope[SCOPE_KEY].request_id, as_message)
 
 
 class CountTokensResponse(GenerationResponse):
@@ -47,10 +47,10 @@ class CountTokensResponse(GenerationResponse):
         return parse_count_tokens(body, self._state.settings.fields)
 
     def _sending(self, scope: Scope, send: Send) -> Send:
-        return _Translator(send, scope[SCOPE_KEY].request_id, as_token_count)
+        return Translator(send, scope[SCOPE_KEY].request_id, as_token_count)
 
 
-class _Translator:
+class Translator:
     """An ASGI send that takes a chat's answer and sends what this API makes of it.
 
     The relay writes whole events only, and any other answer as one piece.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -53,6 +53,8 @@ class ParsedRequest:
     """Whether the caller knows calls only by the form that came before ``tool_calls``."""
     images: list[ImageRef] = field(default_factory=list)
     documents: list[DocumentRef] = field(default_factory=list)
+    written: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    """What makes the engine's request of the payload, where they differ."""
     _slots: list[tuple[dict[str, Any], str]] = field(default_factory=list)
 
     def place_images(self, urls: list[str]) -> int:
@@ -84,7 +86,7 @@ class ParsedRequest:
 
     def encode(self) -> bytes:
         """The JSON body for the engine."""
-        return to_json(self.payload)
+        return to_json(self.payload if self.written is None else self.written(self.payload))
 
     def forget(self) -> None:
         """Let go of prompt and images: the engine has them."""
@@ -129,8 +131,19 @@ def _invalid_json(problem: str) -> InvalidRequestError:
     )
 
 
-def parse_tree(kind: Kind, tree: dict[str, Any], settings: FieldSettings) -> ParsedRequest:
+def parse_tree(
+    kind: Kind,
+    tree: dict[str, Any],
+    settings: FieldSettings,
+    schema: type[BaseModel] | None = None,
+) -> ParsedRequest:
     """Validate a body that was read.
+
+    Args:
+        kind: Which API.
+        tree: The body.
+        settings: What becomes of unknown fields; bounds.
+        schema: The body's, where it is not that of the API.
 
     Raises:
         InvalidRequestError: an unknown or refused field, a value out of bounds.
@@ -138,7 +151,7 @@ def parse_tree(kind: Kind, tree: dict[str, Any], settings: FieldSettings) -> Par
     policy = FieldPolicy(settings)
     legacy_calls = tolerate(kind, tree, policy)
     try:
-        model = SCHEMAS[kind].model_validate(tree)
+        model = (schema or SCHEMAS[kind]).model_validate(tree)
     except ValidationError as error:
         refusal = explain(error)
         raise in_older_words(refusal) if legacy_calls else refusal from None
