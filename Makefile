@@ -10,7 +10,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo setup refresh-pins test lint format types test-slow test-deepspeed test-deploy test-playground test-examples test-engine test-gpu test-cuda-stand-in vllm-names loadtest clean distclean
+.PHONY: help demo setup refresh-pins test lint format types test-slow test-deepspeed test-deploy test-containers audit test-playground test-examples test-engine test-gpu test-cuda-stand-in vllm-names loadtest clean distclean
 
 PYTHON ?=
 DEVICE ?= auto
@@ -60,10 +60,10 @@ format: setup ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 test: lint types ## set everything up, lint, check types, run the tests
-	$(OFFLINE) $(BIN)/python -m pytest -m "not slow and not gpu" -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest -m "not slow and not gpu and not containers" -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-slow: setup ## the tests that take minutes each
-	$(OFFLINE) $(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest -m "slow and not gpu and not containers" $(PYTEST_ARGS)
 
 test-deepspeed: setup ## training shared by DeepSpeed, which this installs
 	$(BIN)/python -m pip install --quiet -e ".[deepspeed]"
@@ -71,6 +71,15 @@ test-deepspeed: setup ## training shared by DeepSpeed, which this installs
 
 test-deploy: setup ## the whole topology of deploy/compose.yaml as processes (needs prometheus, redis-server)
 	$(OFFLINE) $(BIN)/python -m pytest -m "not gpu" tests/deploy/test_topology.py $(PYTEST_ARGS)
+
+test-containers: setup ## build the images and run the compose profiles in real containers (root on Debian; an hour on two cores)
+	@.github/install-tools.sh dockerd=docker.io docker-compose=docker-compose mmdebstrap=mmdebstrap ip=iproute2 iptables-save=iptables docker-registry=docker-registry
+	@# Images and layers stay in build/containers, which make clean removes.
+	$(OFFLINE) VORA_DEPLOY_TOOLS=required VORA_CONTAINERS=build/containers/data $(BIN)/python -m pytest -m containers tests/deploy $(PYTEST_ARGS)
+
+audit: setup ## known vulnerabilities in what is pinned, by the policy in docs/security.md (asks PyPI)
+	$(BIN)/python -m venv build/audit && build/audit/bin/pip install --quiet "pip-audit>=2.9,<3"
+	PATH="$$PWD/build/audit/bin:$$PATH" .github/audit.sh
 
 test-playground: setup ## the playground in a headless Chromium, real engine behind it (needs chromium, node, npm)
 	$(OFFLINE) VORA_BROWSER=required $(BIN)/python -m pytest -m "not gpu" tests/playground $(PYTEST_ARGS)

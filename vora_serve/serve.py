@@ -26,14 +26,17 @@ from vora_serve.engine import (
 from vora_serve.engine.download import fetch
 from vora_serve.errors import ConfigurationError, VoRAServeError
 from vora_serve.gateway.listen import bind, check_exposure
-from vora_serve.gateway.logs import configure_logging
+from vora_serve.gateway.logs import configure_logging, logs_are_json
 from vora_serve.gateway.settings import Settings, load_settings
 
 logger = logging.getLogger("vora_serve.serve")
 
 
 def say(line: str) -> None:
-    """Progress for a person, on standard error."""
+    """Progress for a person, on standard error; for a program where the logs are for one."""
+    if logs_are_json():
+        logger.info("%s", line)
+        return
     sys.stderr.write(f"vora-serve: {line}\n")
     sys.stderr.flush()
 

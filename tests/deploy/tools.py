@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -26,11 +27,15 @@ def tool(name: str, package: str) -> str:
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        reason = f"{name} is not installed (package {package})"
-        if os.environ.get("VORA_DEPLOY_TOOLS") == "required":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        unavailable(f"{name} is not installed (package {package})")
     return found
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test; with ``VORA_DEPLOY_TOOLS=required``, fail it."""
+    if os.environ.get("VORA_DEPLOY_TOOLS") == "required":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def run(

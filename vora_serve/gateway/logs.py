@@ -50,3 +50,9 @@ def configure_logging(settings: LoggingSettings) -> None:
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("uvicorn.error").setLevel("WARNING")
     access_logger.disabled = not settings.access
+
+
+def logs_are_json() -> bool:
+    """Whether logs are configured as JSON, so that nothing else belongs between their lines."""
+    handlers = logging.getLogger("vora_serve").handlers
+    return any(isinstance(handler.formatter, _JSONFormatter) for handler in handlers)

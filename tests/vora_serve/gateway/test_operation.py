@@ -18,6 +18,7 @@ from tests.vora_serve.gateway.test_chat import data_url
 from tests.vora_serve.gateway.test_streams import until
 from vora_serve.gateway.logs import _JSONFormatter, access_logger, configure_logging
 from vora_serve.gateway.settings import LoggingSettings
+from vora_serve.serve import say
 
 
 class Lines(logging.Handler):
@@ -68,15 +69,19 @@ def test_log_formats(capsys: pytest.CaptureFixture[str]) -> None:
                 logging.getLogger("vora_serve.x").error(
                     "line\nbreak", exc_info=True, extra={"fields": {"a": 1}}
                 )
+            say("serving")
     finally:
         access_logger.disabled = disabled
         for name, (handlers, level, propagate) in before.items():
             loggers[name].handlers, loggers[name].propagate = handlers, propagate
             loggers[name].setLevel(level)
     errors = capsys.readouterr().err
-    first = json.loads(errors.splitlines()[0])
-    assert first["a"] == 1
-    assert "ValueError: inner" in first["exception"]
+    first, second, *rest = errors.splitlines()
+    assert json.loads(first)["a"] == 1
+    assert "ValueError: inner" in json.loads(first)["exception"]
+    # What is said to a person is a line of the log where that is for a program.
+    assert json.loads(second)["message"] == "serving"
+    assert rest[-1] == "vora-serve: serving"
 
 
 def test_metrics(gateway: LiveGateway, engine: FakeEngine) -> None:
