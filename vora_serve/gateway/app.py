@@ -40,6 +40,7 @@ from vora_serve.gateway.openapi import (
     request_body,
 )
 from vora_serve.gateway.playground import add_playground, describe_checkpoint, public_paths
+from vora_serve.gateway.responses import ResponsesResponse, add_stored
 from vora_serve.gateway.schemas import Kind
 from vora_serve.gateway.settings import Settings
 from vora_serve.gateway.state import GatewayState
@@ -49,7 +50,7 @@ DESCRIPTION = "An OpenAI-compatible gateway in front of VoRA models served by vL
 GENERATION: list[tuple[str, Kind, str]] = [
     ("/v1/chat/completions", "chat", "Continue a chat, with images."),
     ("/v1/completions", "completion", "Continue a raw prompt."),
-    ("/v1/responses", "response", "Answer an input, statelessly."),
+    ("/v1/responses", "response", "Answer an input."),
 ]
 
 #: Other APIs' routes: what answers, in words, and the shape of errors.
@@ -154,6 +155,7 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
     app.state.gateway = state
     _add_generation(app, state)
     _add_translated(app, state)
+    add_stored(app, state)
     _add_models(app, state)
     _add_operations(app, state)
     batches = app.state.batches = add_batches(app, state)
@@ -181,6 +183,8 @@ def _add_generation(app: FastAPI, state: GatewayState) -> None:
 
         def handler(kind: Kind = kind) -> Any:
             async def generate() -> Response:
+                if kind == "response":
+                    return ResponsesResponse(state)
                 return GenerationResponse(kind, state)
 
             return generate

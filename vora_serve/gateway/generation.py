@@ -64,6 +64,10 @@ class GenerationResponse(StarletteResponse):
         """The request in a body; other APIs translate theirs here."""
         return parse_request(self._kind, body, self._state.settings.fields)
 
+    async def _read(self, body: bytes, _: RequestContext, __: Share) -> ParsedRequest:
+        """The request in a body, with what the gateway keeps for it."""
+        return self._parse(body)
+
     def _sending(self, _: Scope, send: Send) -> Send:
         """Where the answer goes; other APIs translate theirs here."""
         return send
@@ -96,7 +100,7 @@ class GenerationResponse(StarletteResponse):
                 _count_disconnect(state, context)
                 return
             context.waited_s += time.perf_counter() - began
-            parsed = self._parse(body)
+            parsed = await self._read(body, context, share)
             del body
             lifetime = Lifetime(receive, state.settings.admission.request_timeout_s)
             generation = _Generation(
@@ -133,7 +137,7 @@ class _Generation:
         self._send = send
         self._key = context.key
         self._caller = context.client if state.keys.open else context.key.name
-        self._tenant = context.client if state.keys.open else context.key.tenant
+        self._tenant = state.tenant(context)
         self._priority = context.key.priority
         if context.offline:  # with caps and rate limits of its own, and behind all others
             self._caller = f"batch {self._caller}"
@@ -307,9 +311,9 @@ class _Generation:
         if not kind.startswith(b"text/event-stream"):
             self._context.phase = "decode"
             return await relay_non_streaming(
-                self._kind, answer.response, self._send, legacy_calls=parsed.legacy_calls
+                self._kind, answer.response, self._send, parsed.turn, parsed.legacy_calls
             )
-        state = StreamState(self._kind, parsed.wants_usage, parsed.legacy_calls)
+        state = StreamState(self._kind, parsed.wants_usage, parsed.legacy_calls, parsed.turn)
         settings = self._state.settings
         self._relay = StreamRelay(
             state,

@@ -18,6 +18,7 @@ from vora_serve.gateway.lifetime import Lifetime
 from vora_serve.gateway.response_shape import HOLDERS, complete_event, complete_response
 from vora_serve.gateway.schemas import Kind
 from vora_serve.gateway.sse import HEARTBEAT, EventBuffer, event_data, event_name, split_events
+from vora_serve.gateway.stored import Turn
 from vora_serve.gateway.usage import Usage, rewrite_usage
 
 MAX_ANSWER_BYTES = 128 * 2**20
@@ -39,6 +40,9 @@ class StreamState:
     kind: Kind
     wants_usage: bool
     legacy_calls: bool = False
+    turn: Turn | None = None
+    final: dict[str, Any] | None = None
+    """The finished response, where there is a turn to keep it."""
     usage: Usage | None = None
     done: bool = False
     started: bool = False
@@ -141,6 +145,10 @@ class StreamRelay:
                 or (self.state.legacy_calls and b"tool_calls" in whole)
             ):
                 whole = b"".join(self._look_into(event) for event in split_events(whole))
+            if self.state.final is not None and self.state.turn is not None:
+                # Before the client learns of the end: the next turn may come at once.
+                await self.state.turn.keep(self.state.final)
+                self.state.final = None
             if whole:
                 await self._write(whole)
 
@@ -173,6 +181,9 @@ class StreamRelay:
         if not mends and not counted and not legacy:
             return event
         if mends:
+            if self.state.turn is not None and isinstance(tree.get("response"), dict):
+                tree["response"] |= self.state.turn.fields
+                self.state.final = tree["response"] if self.state.done else None
             complete_event(tree)
             name = tree["type"].encode() if name is not None and tree.get("type") else name
         if legacy:
@@ -221,7 +232,11 @@ def _as_openai_has_it(tree: dict[str, Any]) -> None:
 
 
 async def relay_non_streaming(
-    kind: Kind, response: Response, send: Send, *, legacy_calls: bool = False
+    kind: Kind,
+    response: Response,
+    send: Send,
+    turn: Turn | None = None,
+    legacy_calls: bool = False,
 ) -> Usage | None:
     """Pass a non-streaming answer on: its usage rewritten, without fields that have no value.
 
@@ -229,6 +244,7 @@ async def relay_non_streaming(
         kind: Which API.
         response: The engine's answer.
         send: The ASGI send.
+        turn: Keeps the answer, where it is one of a conversation that is kept.
         legacy_calls: Whether the caller knows calls only as ``function_call``.
 
     Raises:
@@ -246,7 +262,11 @@ async def relay_non_streaming(
     if isinstance(tree.get("usage"), dict):
         usage = rewrite_usage(tree["usage"])
     if kind == "response":  # there, most of what may be null must be written
+        if turn is not None:
+            tree |= turn.fields
         complete_response(tree)
+        if turn is not None:
+            await turn.keep(tree)
     else:
         _as_openai_has_it(tree)
         if legacy_calls:

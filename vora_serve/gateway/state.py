@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 from vora_serve.gateway.admission import FairQueue, KeyRing, RateLimits, TokenVerifier
 from vora_serve.gateway.audit import AuditLog
+from vora_serve.gateway.context import RequestContext
 from vora_serve.gateway.forward import Forwarder
 from vora_serve.gateway.images import DocumentLoader, ImageLoader, Resolver
 from vora_serve.gateway.lifetime import Lifetime
 from vora_serve.gateway.memory import MemoryBudget
 from vora_serve.gateway.metrics import Metrics
 from vora_serve.gateway.settings import Settings, UpstreamSettings
+from vora_serve.gateway.stored import open_store
 from vora_serve.gateway.tracing import Tracer
 from vora_serve.gateway.upstreams import Balancer, HealthMonitor, Upstream
 
@@ -41,6 +43,7 @@ class GatewayState:
             admission.max_in_flight, admission.max_queued, admission.queue_timeout_s
         )
         self.limits = RateLimits(admission)
+        self.responses = open_store(settings.responses)
         self.bodies = MemoryBudget(settings.server.max_body_memory_bytes)
         self.offline_bodies = MemoryBudget(settings.batches.max_body_memory_bytes)
         self._resolver = resolver
@@ -84,8 +87,14 @@ class GatewayState:
         self.images.close()
         self.tracer.stop()
         await self.limits.close()
+        if self.responses is not None:
+            await self.responses.close()
         for _ in range(3):  # let the aborted transports close before the loop ends
             await asyncio.sleep(0)
+
+    def tenant(self, context: RequestContext) -> str:
+        """Whose data and turns a request's are: its key's tenant, or its address without keys."""
+        return context.client if self.keys.open else context.key.tenant
 
     @property
     def ready(self) -> bool:

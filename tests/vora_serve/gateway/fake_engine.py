@@ -36,6 +36,9 @@ class FakeEngine:
     error_message: str = "the fake engine was told to fail"
     calls: list[tuple[str, str]] = field(default_factory=list)
     """Tools that a chat's answer calls after its words: names and arguments as JSON."""
+    response_id: str = "resp_1"
+    output: list[dict[str, Any]] | None = None
+    """A response's items, instead of a message."""
     finish: dict[str, Any] = field(default_factory=lambda: {"finish_reason": "stop"})
     """Why a chat's answer ends, as vLLM says it."""
     die_after: int | None = None
@@ -156,7 +159,7 @@ class FakeEngine:
         if path.endswith("responses"):
             cut_off = self.finish["finish_reason"] == "length"
             return {
-                "id": "resp_1",
+                "id": self.response_id,
                 "object": "response",
                 "created_at": 1,
                 "model": payload["model"],
@@ -164,9 +167,10 @@ class FakeEngine:
                 "parallel_tool_calls": True,
                 "tool_choice": "auto",
                 "tools": [],
-                "output": [
+                "output": self.output
+                or [
                     {
-                        "id": "msg_1",
+                        "id": "msg_" + self.response_id.removeprefix("resp_"),
                         "type": "message",
                         "role": "assistant",
                         "status": "completed",

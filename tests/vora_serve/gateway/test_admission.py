@@ -15,6 +15,7 @@ import yaml
 
 from tests.vora_serve.gateway.conftest import LiveGateway, Start
 from tests.vora_serve.gateway.fake_engine import FakeEngine
+from tests.vora_serve.gateway.redis_server import RedisServer, redis_server
 from tests.vora_serve.gateway.test_streams import until
 from vora_serve.errors import ConfigurationError, DeadlineError, RateLimitError
 from vora_serve.gateway.admission import FairQueue, hash_key, new_key, read_keys
@@ -296,30 +297,11 @@ def test_wrong_limits() -> None:
 
 def test_limits_shared_through_redis(tmp_path: Path) -> None:
     """Two gateways count together; a store that goes away refuses nobody."""
-    import shutil
-    import socket
-    import subprocess
-
     from vora_serve.gateway.admission import RateLimits
     from vora_serve.gateway.settings import AdmissionSettings
 
-    pytest.importorskip("redis")
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("no redis-server")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [program, "--port", str(port), "--save", "", "--dir", str(tmp_path)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-
-    def listening() -> bool:
-        with socket.socket() as knock:
-            return knock.connect_ex(("127.0.0.1", port)) == 0
-
-    async def scenario() -> None:
-        settings = AdmissionSettings(
-            rate_limit_storage=f"redis://127.0.0.1:{port}", requests=["2/hour"]
-        )
+    async def scenario(redis: RedisServer) -> None:
+        settings = AdmissionSettings(rate_limit_storage=redis.url, requests=["2/hour"])
         one, two = RateLimits(settings), RateLimits(settings)
         await one.take_request("a", None)
         await two.take_request("a", None)
@@ -327,15 +309,10 @@ def test_limits_shared_through_redis(tmp_path: Path) -> None:
             with pytest.raises(RateLimitError):
                 await limits.take_request("a", None)
         await one.take_request("b", None)
-        server.terminate()
-        server.wait(10)
+        redis.stop()
         await one.take_request("a", None)
         for limits in (one, two):
             await limits.close()
 
-    try:
-        until(listening)
-        run(scenario())
-    finally:
-        server.kill()
-        server.wait()
+    with redis_server(tmp_path) as redis:
+        run(scenario(redis))

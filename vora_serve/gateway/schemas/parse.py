@@ -20,6 +20,7 @@ from vora_serve.gateway.schemas.responses import ResponsesRequest
 from vora_serve.gateway.schemas.tolerate import tolerate
 from vora_serve.gateway.schemas.tolerate_tools import in_older_words
 from vora_serve.gateway.settings import FieldSettings
+from vora_serve.gateway.stored import Turn
 
 Kind = Literal["chat", "completion", "response"]
 
@@ -49,6 +50,8 @@ class ParsedRequest:
     prefix: str
     """The prompt's beginning, for affinity."""
     dropped: list[str]
+    turn: Turn | None = None
+    """Where the answer is one turn of a conversation that is kept."""
     legacy_calls: bool = False
     """Whether the caller knows calls only by the form that came before ``tool_calls``."""
     images: list[ImageRef] = field(default_factory=list)

@@ -6,6 +6,7 @@ from vora_serve.gateway.settings.engines import EngineSettings, RoutingSettings,
 from vora_serve.gateway.settings.inputs import DocumentSettings, ImageCacheSettings, ImageSettings
 from vora_serve.gateway.settings.playground import PlaygroundSettings
 from vora_serve.gateway.settings.requests import AdmissionSettings, FieldAction, FieldSettings
+from vora_serve.gateway.settings.responses import ResponseSettings
 from vora_serve.gateway.settings.server import ServerSettings, StreamSettings
 from vora_serve.gateway.settings.tree import ENV_PREFIX, Settings, load_settings
 from vora_serve.gateway.settings.types import Cidr, Port, PositiveInt, Seconds, Section
@@ -27,6 +28,7 @@ __all__ = [
     "PlaygroundSettings",
     "Port",
     "PositiveInt",
+    "ResponseSettings",
     "RoutingSettings",
     "Seconds",
     "Section",

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -28,6 +28,7 @@ from vora_serve.gateway.settings.engines import EngineSettings, RoutingSettings,
 from vora_serve.gateway.settings.inputs import DocumentSettings, ImageSettings
 from vora_serve.gateway.settings.playground import PlaygroundSettings
 from vora_serve.gateway.settings.requests import AdmissionSettings, FieldSettings
+from vora_serve.gateway.settings.responses import ResponseSettings
 from vora_serve.gateway.settings.server import ServerSettings, StreamSettings
 from vora_serve.gateway.settings.watching import LoggingSettings, TracingSettings
 
@@ -70,10 +71,20 @@ class Settings(BaseSettings):
     admission: AdmissionSettings = AdmissionSettings()
     batches: BatchSettings = BatchSettings()
     auth: AuthSettings = AuthSettings()
+    responses: ResponseSettings = ResponseSettings()
     streams: StreamSettings = StreamSettings()
     playground: PlaygroundSettings = PlaygroundSettings()
     logging: LoggingSettings = LoggingSettings()
     tracing: TracingSettings = TracingSettings()
+
+    @model_validator(mode="after")
+    def _workers_share_responses(self) -> Self:
+        kept = self.responses
+        if kept.store and kept.storage == "memory://" and self.server.workers > 1:
+            raise ValueError(
+                "responses.store with several server.workers needs Redis as responses.storage"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(
