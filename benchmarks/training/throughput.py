@@ -45,7 +45,10 @@ IMAGE_TOKEN = 3
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained. Widths, depths, and tokens of a sequence."""
+    """What is trained. Widths, depths, and tokens of a sequence.
+
+    ``kv_heads``, ``mlp`` and ``teacher_heads`` follow from the others where they are not given.
+    """
 
     width: int
     layers: int
@@ -58,12 +61,18 @@ class Size:
     samples: int
     batch: int
     rank: int
+    kv_heads: int | None = None
+    mlp: int | None = None
+    teacher_heads: int | None = None
 
 
+#: "0.5b" and "1.5b" are Qwen2.5's, with a teacher of the width and depth of AIMv2-Huge.
 SIZES = {
     "tiny": Size(64, 2, 4, 2000, 48, 2, 6, 256, 8, 4, 8),
     "small": Size(256, 6, 8, 16000, 192, 4, 12, 1024, 32, 8, 64),
     "base": Size(1536, 16, 12, 151936, 1024, 12, 32, 2048, 64, 8, 256),
+    "0.5b": Size(896, 24, 14, 151936, 1536, 24, 32, 2048, 16, 4, 256, 2, 4864, 12),
+    "1.5b": Size(1536, 28, 12, 151936, 1536, 24, 32, 2048, 16, 4, 256, 2, 8960, 12),
 }
 
 
@@ -102,8 +111,8 @@ def build(size: Size, implementation: str, device: str, bf16: bool) -> TrainingM
         hidden_size=size.width,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
-        num_key_value_heads=size.heads // 2,
-        intermediate_size=3 * size.width,
+        num_key_value_heads=size.kv_heads or size.heads // 2,
+        intermediate_size=size.mlp or 3 * size.width,
         vocab_size=size.vocabulary,
     )
     config = VoRAConfig.from_llm_config(
@@ -118,7 +127,7 @@ def build(size: Size, implementation: str, device: str, bf16: bool) -> TrainingM
         hidden_size=size.teacher_width,
         intermediate_size=2 * size.teacher_width,
         num_hidden_layers=size.teacher_layers,
-        num_attention_heads=size.heads,
+        num_attention_heads=size.teacher_heads or size.heads,
         image_size=14 * size.grid,
         patch_size=14,
         use_head=False,

@@ -15,7 +15,9 @@ from loadtest.checkpoints.writer import Dims, new_folder, write_json, write_weig
 from loadtest.shapes import Shape, TowerShape
 
 
-def build_llava(out: Path, shape: Shape, *, seed: int = 0, overwrite: bool = False) -> int:
+def build_llava(
+    out: Path, shape: Shape, *, seed: int = 0, overwrite: bool = False, sparse: bool = False
+) -> int:
     """Write the checkpoint.
 
     Args:
@@ -23,6 +25,7 @@ def build_llava(out: Path, shape: Shape, *, seed: int = 0, overwrite: bool = Fal
         shape: sizes.
         seed: decides the weights.
         overwrite: replace ``out``.
+        sparse: weights of zeros that take no room on disk.
 
     Returns:
         Number of parameters.
@@ -86,7 +89,7 @@ def build_llava(out: Path, shape: Shape, *, seed: int = 0, overwrite: bool = Fal
         write_json(folder / "preprocessor_config.json", pixels)
         write_json(folder / "processor_config.json", processor)
         write_tokenizer(folder, llm.vocab, llm.max_positions)
-        return write_weights(folder, _shapes(shape), seed)
+        return write_weights(folder, _shapes(shape), seed, sparse=sparse)
 
 
 def _shapes(shape: Shape) -> Iterator[tuple[str, Dims]]:

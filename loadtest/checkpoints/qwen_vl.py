@@ -20,7 +20,9 @@ _TINY_TOWER = TowerShape(hidden=192, layers=6, heads=4, intermediate=512)
 _MERGE = 2
 
 
-def build_qwen2_5_vl(out: Path, shape: Shape, *, seed: int = 0, overwrite: bool = False) -> int:
+def build_qwen2_5_vl(
+    out: Path, shape: Shape, *, seed: int = 0, overwrite: bool = False, sparse: bool = False
+) -> int:
     """Write the checkpoint.
 
     Args:
@@ -28,6 +30,7 @@ def build_qwen2_5_vl(out: Path, shape: Shape, *, seed: int = 0, overwrite: bool 
         shape: sizes of the LLM; the tower is Qwen2.5-VL's own.
         seed: decides the weights.
         overwrite: replace ``out``.
+        sparse: weights of zeros that take no room on disk.
 
     Returns:
         Number of parameters.
@@ -81,7 +84,7 @@ def build_qwen2_5_vl(out: Path, shape: Shape, *, seed: int = 0, overwrite: bool 
         write_tokenizer(
             folder, llm.vocab, llm.max_positions, "<|vision_start|><|image_pad|><|vision_end|>"
         )
-        return write_weights(folder, _shapes(shape, tower), seed)
+        return write_weights(folder, _shapes(shape, tower), seed, sparse=sparse)
 
 
 def _full_layers(tower: TowerShape) -> list[int]:

@@ -28,6 +28,7 @@ def build_vora(
     resolution: Literal["fixed", "native"] = "fixed",
     seed: int = 0,
     overwrite: bool = False,
+    sparse: bool = False,
 ) -> int:
     """Write the checkpoint.
 
@@ -38,6 +39,7 @@ def build_vora(
         resolution: every image as a square of that side, or at its own size.
         seed: decides the weights.
         overwrite: replace ``out``.
+        sparse: weights of zeros that take no room on disk.
 
     Returns:
         Number of parameters.
@@ -85,7 +87,7 @@ def build_vora(
         write_json(folder / "config.json", config)
         write_json(folder / "preprocessor_config.json", pixels)
         write_tokenizer(folder, shape.llm.vocab, shape.llm.max_positions)
-        return write_weights(folder, _shapes(shape, merge), seed)
+        return write_weights(folder, _shapes(shape, merge), seed, sparse=sparse)
 
 
 def _shapes(shape: Shape, merge: int) -> Iterator[tuple[str, Dims]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -91,6 +92,8 @@ def write_weights(
     shapes: Iterable[tuple[str, Dims]],
     seed: int,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    *,
+    sparse: bool = False,
 ) -> int:
     """Write random weights as safetensors, with an index where several files are needed.
 
@@ -99,13 +102,29 @@ def write_weights(
         shapes: name and dimensions of every tensor.
         seed: decides the values.
         max_shard_bytes: a file ends before it would be exceeded.
+        sparse: one file of zeros that takes no room on disk, for engines that make up weights.
 
     Returns:
         Number of parameters.
     """
-    values = RandomTensors(seed)
     named = list(shapes)
+    if sparse:
+        _write_sparse(folder / "model.safetensors", named)
+        return sum(math.prod(dims) for _, dims in named)
+    values = RandomTensors(seed)
     with ShardWriter(folder, [name for name, _ in named], max_shard_bytes) as writer:
         for name, dims in named:
             writer.add(name, "BF16", dims, values.of(name, dims).tobytes())
     return sum(math.prod(dims) for _, dims in named)
+
+
+def _write_sparse(file: Path, named: Iterable[tuple[str, Dims]]) -> None:
+    header: dict[str, Any] = {}
+    end = 0
+    for name, dims in named:
+        begin, end = end, end + 2 * math.prod(dims)
+        header[name] = {"dtype": "BF16", "shape": dims, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with file.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        stream.truncate(stream.tell() + end)

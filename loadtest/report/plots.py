@@ -21,7 +21,8 @@ _PARTS = (
 )
 
 
-def _svg(figure: Any) -> str:
+def to_svg(figure: Any) -> str:
+    """A finished figure as SVG, the same bytes for the same figure."""
     buffer = io.StringIO()
     with plt.rc_context({"svg.hashsalt": "loadtest"}):
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
@@ -49,7 +50,7 @@ def ttft_bars(points: Sequence[dict[str, Any]]) -> str:
     axes.invert_yaxis()
     axes.set_xlabel("time to first token, ms (bar: p50, whisker: p90)")
     axes.legend()
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def ratio_forest(rows: Sequence[dict[str, Any]]) -> str:
@@ -73,7 +74,7 @@ def ratio_forest(rows: Sequence[dict[str, Any]]) -> str:
     axes.set_xlabel("ratio (dot: measured, line: 95 % interval, red cross: expected on paper)")
     axes.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
     axes.xaxis.set_minor_formatter(matplotlib.ticker.ScalarFormatter())
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def breakdown_bars(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
@@ -90,7 +91,7 @@ def breakdown_bars(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
     axes.invert_yaxis()
     axes.set_xlabel("mean time to first token, ms")
     axes.legend()
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def rate_curves(points: Sequence[dict[str, Any]]) -> str:
@@ -110,4 +111,4 @@ def rate_curves(points: Sequence[dict[str, Any]]) -> str:
     axes.set_ylabel("TTFT p50, ms")
     axes.set_yscale("log")
     axes.legend()
-    return _svg(figure)
+    return to_svg(figure)

