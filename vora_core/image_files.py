@@ -19,9 +19,11 @@ Image.MAX_IMAGE_PIXELS = None
 
 T = TypeVar("T")
 
+#: The formats, by Pillow's names; HEIF only where ``pillow_heif`` is installed.
+TAKEN = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")
 _HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
-_TAKEN = "An image is of none of the formats JPEG, PNG, WebP, AVIF, GIF, BMP and TIFF."
+_REFUSAL = "An image is of none of the formats JPEG, PNG, WebP, AVIF, GIF, BMP and TIFF."
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def sniff_format(content: bytes) -> str:
         return "BMP"
     if head[4:8] == b"ftyp":
         return _sniff_heif(content)
-    raise ImageRequestError(_TAKEN)
+    raise ImageRequestError(_REFUSAL)
 
 
 def _sniff_heif(content: bytes) -> str:
@@ -114,7 +116,7 @@ def _sniff_heif(content: bytes) -> str:
 
         register_heif_opener()
         return "HEIF"
-    raise ImageRequestError(_TAKEN)
+    raise ImageRequestError(_REFUSAL)
 
 
 def read_header(content: bytes, limits: DecodeLimits) -> Header:

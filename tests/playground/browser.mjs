@@ -2,7 +2,8 @@
 //   node browser.mjs WORLD.json RESULTS.json
 import { readFile, writeFile } from "node:fs/promises";
 import { chromium } from "playwright-core";
-import * as scenarios from "./scenarios.mjs";
+import * as chats from "./chats.mjs";
+import * as others from "./scenarios.mjs";
 
 const [worldFile, resultsFile] = process.argv.slice(2);
 const world = JSON.parse(await readFile(worldFile, "utf8"));
@@ -13,7 +14,7 @@ const browser = await chromium.launch({
 
 /** A page that fails the scenario on script errors, broken policy and requests to elsewhere. */
 async function open(base, options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1180, height: 820 }, reducedMotion: "reduce", ...options });
+  const context = await browser.newContext({ viewport: { width: 1180, height: 820 }, reducedMotion: "reduce", acceptDownloads: true, ...options });
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   const page = await context.newPage();
   page.faults = [];
@@ -31,6 +32,7 @@ async function open(base, options = {}) {
   return page;
 }
 
+const scenarios = { ...others, ...chats };
 const results = {};
 const only = process.env.SCENARIO?.split(",");  // for work on a few of them
 for (const [name, scenario] of Object.entries(scenarios)) {

@@ -33,7 +33,13 @@ def running_engine(folder: Path, model: Path, *names: str) -> Iterator[str]:
 
 @contextmanager
 def running_explainer(folder: Path, model: Path) -> Iterator[str]:
-    """``vora-serve explain --listen``: its address, ready; stopped at the end."""
+    """``vora-serve explain --listen``: its address, ready; stopped at the end.
+
+    ``VORA_TEST_EXPLAINER`` names one that runs already.
+    """
+    if given := os.environ.get("VORA_TEST_EXPLAINER"):
+        yield given
+        return
     port = _free_port()
     command = [*_COMMAND, "explain", "--model", str(model), "--listen", str(port)]
     yield from _running(command, f"http://127.0.0.1:{port}", folder / "explain.log")

@@ -21,7 +21,7 @@ export async function send(page, question) {
 }
 
 export const finished = (page) =>
-  page.waitForFunction(() => document.querySelector(".answer")
+  page.waitForFunction(() => document.querySelector(".answer .after")
     && !document.querySelector(".answer[aria-busy=true]"), null, { timeout: 90_000 });
 
 export async function ask(page, question) {
@@ -66,4 +66,37 @@ export function watchBodies(page) {
     if (request.url().endsWith("/v1/chat/completions")) bodies.push(request.postDataJSON());
   });
   return bodies;
+}
+
+/** Nothing is wider than the screen, and the composer and an open dialog are within it. */
+export async function fits(page, where) {
+  const { clientWidth, wide, high, room } = await page.evaluate(() => {
+    const root = document.documentElement;
+    const inner = document.querySelector("dialog[open]") ?? document.querySelector("#composer");
+    return { clientWidth: root.clientWidth, wide: Math.max(root.scrollWidth, inner.scrollWidth), high: inner.getBoundingClientRect().height, room: window.innerHeight };
+  });
+  assert.ok(wide <= clientWidth + 1, `${where}: ${wide} px wide in ${clientWidth}`);
+  assert.ok(high <= room, `${where}: ${high} px high in ${room}`);
+}
+
+/** WCAG 1.4.11: the edge, or else the ground, of every control against what it lies on, 3:1. */
+export async function contrastOfControls(page, where) {
+  const low = await page.evaluate(() => {
+    const read = (text) => { const [r, g, b, a = 1] = text.match(/[\d.]+/g).map(Number); return { r, g, b, a }; };
+    const light = ({ r, g, b }) => [r, g, b].map((part) => part / 255).map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
+      .reduce((sum, part, index) => sum + part * [0.2126, 0.7152, 0.0722][index], 0);
+    const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((m, n) => n - m); return (x + 0.05) / (y + 0.05); };
+    const ground = (node) => {
+      for (let at = node; at; at = at.parentElement) { const colour = read(getComputedStyle(at).backgroundColor); if (colour.a === 1) return colour; }
+      return { r: 255, g: 255, b: 255, a: 1 };
+    };
+    const root = document.querySelector("dialog[open]") ?? document.body;
+    return [...root.querySelectorAll("button, input:not([type=checkbox], [type=range]), select, textarea")]
+      .filter((node) => node.checkVisibility() && !node.disabled && !node.matches(".chat, .composer #question, .skip"))
+      .map((node) => {
+        const style = getComputedStyle(node), behind = ground(node.parentElement);
+        return { name: node.id || node.textContent || node.className, best: Math.max(ratio(read(style.borderTopColor), behind), ratio(ground(node), behind)) };
+      }).filter(({ best }) => best < 3).map(({ name, best }) => `${name}: ${best.toFixed(2)}`);
+  });
+  assert.deepEqual(low, [], where);
 }

@@ -34,9 +34,11 @@ from vora_serve.world.scenes import random_scene, render
 # Generous: a browser, an engine and a model to look into share what may be two busy cores.
 pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.timeout(1800)]
 
-SCENARIOS = re.findall(
-    r"^export async function (\w+)", (HERE / "scenarios.mjs").read_text(encoding="utf-8"), re.M
-)
+SCENARIOS = [
+    name
+    for file in ("scenarios.mjs", "chats.mjs")
+    for name in re.findall(r"^export async function (\w+)", (HERE / file).read_text("utf-8"), re.M)
+]
 KEY = "sk-vora-test-0123456789abcdef"
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 HOSTILE = """**bold** `code`
@@ -63,6 +65,31 @@ HOSTILE = """**bold** `code`
 |---|---|
 | [x](javascript:window.pwned=1) | <math><mtext></mtext></math> |
 """
+
+
+RICH = """Code:
+
+```python
+def area(r):
+    return 3.14 * r ** 2  # rough
+```
+
+```nolanguage
+def plain
+```
+
+It costs $5 and $10. Inline $x^2$, and
+
+$$\\int_0^1 x\\,dx = \\frac{1}{2}$$
+
+$\\notamacro{$ stays.
+"""
+STRICT = {"max_bytes": 40_000, "max_pixels": 90_000}
+
+
+def words(text: str) -> list[str]:
+    """The text in the pieces that an engine sends."""
+    return re.findall(r"\s*\S+|\s+$", text)
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -120,8 +147,8 @@ def results(
         stack.callback(web.server_close)
         threading.Thread(target=web.serve_forever, daemon=True).start()
         stack.callback(web.shutdown)
-        words = re.findall(r"\s*\S+|\s+$", HOSTILE)
-        hostile = stack.enter_context(running(FakeEngine(words=words)))
+        hostile = stack.enter_context(running(FakeEngine(words=words(HOSTILE))))
+        rich = stack.enter_context(running(FakeEngine(words=words(RICH))))
         dying = stack.enter_context(running(FakeEngine(die_after=2, delay_s=0.05)))
         images = {"allow_networks": ["127.0.0.1/32"]}
         prices: dict[str, Any] = {
@@ -144,6 +171,8 @@ def results(
             "keyed": gateway(stack, real, images=images, auth={"keys_file": str(keys)}),
             "down": gateway(stack, "http://127.0.0.1:9"),
             "hostile": gateway(stack, hostile.url),
+            "rich": gateway(stack, rich.url),
+            "strict": gateway(stack, real, images={**images, **STRICT}),
             "dying": gateway(stack, dying.url),
         }
         given, out = folder / "world.json", folder / "results.json"

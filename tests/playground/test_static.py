@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import os
 import random
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.playground.conftest import DEMO, STATIC
 from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
@@ -209,13 +212,67 @@ def test_the_page_computes_sizes_as_the_model_does(node: str, processor: dict[st
 
 
 def test_what_is_vendored_is_what_its_table_says() -> None:
-    table = (STATIC / "vendor" / "README.md").read_text(encoding="utf-8")
-    version = re.search(r"marked \(npm\) \| ([\d.]+)", table)
-    assert version is not None
-    head = (STATIC / "vendor" / "marked.js").read_text(encoding="utf-8")[:200]
-    assert f"marked v{version[1]} " in head
-    assert (
-        json.loads((Path(__file__).parent / "package.json").read_text())["dependencies"]["marked"]
-        == version[1]
+    vendor = STATIC / "vendor"
+    table = (vendor / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\S+)` \| (\S+) \(npm\) \| ([\d.]+) \| ([\w-]+), `(\S+)`", table, re.M)
+    wanted = json.loads((Path(__file__).parent / "package.json").read_text())["dependencies"]
+    notice = (Path(__file__).parents[2] / "NOTICE").read_text(encoding="utf-8")
+    assert [name for _, name, *_ in rows] == ["marked", "idb", "@highlightjs/cdn-assets", "katex"]
+    for file, name, version, licence, text in rows:
+        assert wanted[name] == version
+        code = (vendor / file).read_text(encoding="utf-8")
+        assert name == "idb" or f"{version}" in code, f"{file} is not of {version}"
+        words = {"MIT": "MIT", "ISC": "ISC License", "BSD-3-Clause": "BSD 3-Clause"}[licence]
+        assert words in (vendor / text).read_text(encoding="utf-8")
+        assert f"{name.split('/')[0].strip('@')} {version}" in notice
+    named = {"README.md", *(file for row in rows for file in (row[0], row[4]))}
+    for path in vendor.rglob("*.*"):
+        name = str(path.relative_to(vendor))
+        assert name in named or path.parent.name == "highlight", f"{name} is in no row"
+
+
+LIMITS: dict[str, object] = {
+    "max_bytes": 4000, "max_pixels": 10_000, "min_side_pixels": 4, "max_aspect_ratio": 5.0,
+    "max_total_bytes": 4000, "max_total_pixels": 10_000,
+}  # fmt: skip
+
+
+def test_the_pages_logic_and_its_verdicts_on_images(
+    node: str, engine: FakeEngine, start_gateway: Start
+) -> None:
+    """What the page would send, the gateway takes, and the other way round."""
+    gateway = start_gateway(engine.url, images=LIMITS)
+    limits = gateway.client.get("/playground/settings.json").json()["limits"]
+    assert limits["max_pixels"] == 10_000
+    cases = []
+    for form, mode in (("PNG", "RGB"), ("JPEG", "RGB"), ("GIF", "P"), ("BMP", "1"), ("PPM", "RGB")):
+        for size in ((100, 100), (101, 100), (4, 20), (4, 21), (3, 9), (30, 30)):
+            buffer = io.BytesIO()
+            Image.new(mode, size).save(buffer, form)
+            cases.append((buffer.getvalue(), size))
+    noise = Image.frombytes("RGB", (60, 60), random.Random(1).randbytes(10_800))
+    buffer = io.BytesIO()
+    noise.save(buffer, "PNG")
+    cases.append((buffer.getvalue(), (60, 60)))
+    given, expected = [], []
+    for content, (width, height) in cases:
+        url = "data:image/png;base64," + base64.b64encode(content).decode()
+        given.append({"limits": limits, "url": url, "width": width, "height": height})
+        expected.append(
+            gateway.client.post("/playground/image", json={"url": url}).status_code == 200
+        )
+    assert True in expected
+    assert False in expected
+    command = [node, "--experimental-default-type=module", "--test", "conversation.test.mjs"]
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parent,
+        env={**os.environ, "CASES": json.dumps(given)},
     )
-    assert "MIT" in (STATIC / "vendor" / "marked.LICENSE.txt").read_text(encoding="utf-8")
+    assert result.returncode == 0, result.stdout
+    found = re.search(r"VERDICTS (\[.*\])", result.stdout)
+    assert found is not None
+    assert json.loads(found[1]) == expected

@@ -7,10 +7,12 @@ are therefore fetched by the gateway, under the rules that hold for requests.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import mimetypes
 from functools import lru_cache
 from importlib import resources
+from importlib.util import find_spec
 from typing import Any
 
 import httpx
@@ -18,11 +20,13 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
-from vora_serve.errors import InvalidRequestError, UnavailableError, UpstreamError
+from vora_serve.errors import InvalidRequestError, NotFoundError, UnavailableError, UpstreamError
 from vora_serve.gateway.body import check_media_type, read_body
 from vora_serve.gateway.context import SCOPE_KEY
+from vora_serve.gateway.images.formats import TAKEN
 from vora_serve.gateway.images.loader import ImageRef
-from vora_serve.gateway.settings import Settings
+from vora_serve.gateway.playground.card import NOTHING, describe_card
+from vora_serve.gateway.settings import ImageSettings, Settings
 from vora_serve.gateway.state import GatewayState
 
 PREFIX = "/playground/"
@@ -115,8 +119,7 @@ def add_playground(app: FastAPI, state: GatewayState) -> None:
         return JSONResponse(
             {
                 "keys_needed": not state.keys.open,
-                "max_images": settings.images.max_count,
-                "max_image_bytes": settings.images.max_bytes,
+                "limits": _image_limits(settings.images),
                 "detail_pixels": dict(settings.images.detail_pixels),
                 "fetch": settings.images.fetch,
                 "price_per_million_input_tokens": own.price_per_million_input_tokens,
@@ -133,10 +136,40 @@ def add_playground(app: FastAPI, state: GatewayState) -> None:
     async def explain(request: Request) -> Response:
         return await _explain(request, state)
 
+    async def about(request: Request) -> Response:
+        return JSONResponse(await asyncio.to_thread(_about, request, state), headers=_HEADERS)
+
+    app.add_route(PREFIX + "about", about, methods=["GET"], include_in_schema=False)
     app.add_route(PREFIX + "settings.json", told, methods=["GET"], include_in_schema=False)
     app.add_route(PREFIX + "image", image, methods=["POST"], include_in_schema=False)
     if settings.playground.explain_url is not None:
         app.add_route(PREFIX + "explain", explain, methods=["POST"], include_in_schema=False)
+
+
+def _image_limits(images: ImageSettings) -> dict[str, Any]:
+    """The rules for images that a client can check before it sends them."""
+    names = [name.lower() for name in TAKEN if name != "HEIF" or find_spec("pillow_heif")]
+    fields = (
+        "max_count",
+        "max_bytes",
+        "max_total_bytes",
+        "max_pixels",
+        "max_total_pixels",
+        "min_side_pixels",
+        "max_aspect_ratio",
+    )
+    return {"formats": names, **{name: getattr(images, name) for name in fields}}
+
+
+def _about(request: Request, state: GatewayState) -> dict[str, Any]:
+    """What the card of a model that this key may use says of it."""
+    name = request.query_params.get("model", "")
+    allowed = request.scope[SCOPE_KEY].key.models
+    card = state.balancer.models().get(name)
+    if card is None or (allowed is not None and name not in allowed):
+        raise NotFoundError("The model does not exist here.", param="model", code="model_not_found")
+    root = state.settings.playground.checkpoints.get(name) or card.get("root")
+    return describe_card(root) if isinstance(root, str) else NOTHING
 
 
 async def _body(request: Request, state: GatewayState, share: Any) -> bytes:

@@ -1,75 +1,86 @@
-// One answer: streamed, measured, shown.
+// One answer: streamed, measured, shown, kept.
 import { chat } from "./api.js";
-import { announce, copy, h, number } from "./dom.js";
+import { announce, copy, h, number, scroller } from "./dom.js";
+import { enrich } from "./enrich.js";
 import { markdown } from "./markdown.js";
 import { money } from "./images.js";
+import { adviceFor } from "./notice.js";
+import { timing } from "./timing.js";
+
+const MAX_TIMES = 4096;
 
 export class Answer {
   /**
-   * @param {{model: string, label: string}} pane
-   * @param {object} body the request
-   * @param {{retry: Function, code: Function, explain: Function|null, settings: object}} hooks
+   * @param {object} kept what is known of it: model, label, side, system, options; of one that has
+   *   ended, text, state, error, usage, finish and times too
+   * @param {{retry: Function|null, code: Function, explain: Function|null, grew: Function, settings: object}} hooks
    */
-  constructor(pane, body, hooks) {
-    this.pane = pane;
-    this.body = body;
+  constructor(kept, hooks) {
+    this.kept = { text: "", state: "waiting", error: null, usage: null, finish: null, times: [], ...kept };
     this.hooks = hooks;
-    this.text = "";
-    this.state = "waiting";
-    this.error = null;
-    this.usage = null;
-    this.finish = null;
     this.said = h("div", { class: "said" });
     this.foot = h("div");
-    this.node = h("article", { class: "answer", "aria-busy": "true", "aria-label": `Answer of ${pane.label}` },
-      h("h3", { text: pane.label }), this.said, this.foot);
+    this.node = h("article", { class: "answer", "aria-label": `Answer of ${this.kept.label}` },
+      h("h3", { text: this.kept.label }), this.said, this.foot);
+    if (!this.busy) this.#draw();
   }
 
-  get busy() { return this.state === "waiting" || this.state === "streaming"; }
+  get busy() { return this.kept.state === "waiting" || this.kept.state === "streaming"; }
+  get text() { return this.kept.text; }
 
-  async run() {
+  /** What is kept of it; one that still streams counts as stopped where it is. */
+  record() {
+    return { ...this.kept, state: this.busy ? "stopped" : this.kept.state };
+  }
+
+  async run(body) {
     this.abort = new AbortController();
     this.started = performance.now();
+    this.node.setAttribute("aria-busy", "true");
     try {
-      for await (const chunk of chat(this.body, this.abort.signal)) this.#take(chunk);
-      this.state = "done";
+      for await (const chunk of chat(body, this.abort.signal)) this.#take(chunk);
+      this.kept.state = "done";
     } catch (error) {
-      if (error.name === "AbortError") this.state = "stopped";
-      else {
-        this.state = "failed";
-        this.error = error;
-      }
+      this.kept.state = error.name === "AbortError" ? "stopped" : "failed";
+      if (this.kept.state === "failed") this.kept.error = { message: error.message, code: error.code ?? "", status: error.status ?? 0 };
     }
-    this.ended = performance.now();
-    this.#show();
     this.node.setAttribute("aria-busy", "false");
-    this.#keepingEnd(() => this.#finish());
-    announce(this.state === "failed" ? `Failed: ${this.error.message}` : `${this.pane.label} answered: ${this.text}`);
+    this.#keepingEnd(() => this.#draw());
+    const { state, error } = this.kept;
+    announce(state === "failed" ? `Failed: ${error.message}` : `${this.kept.label} answered: ${this.text}`);
+  }
+
+  #draw() {
+    this.#show();
+    this.#finish();
+    enrich(this.said);
   }
 
   stop() { this.abort?.abort(); }
 
   #take(chunk) {
-    if (chunk.usage) this.usage = chunk.usage;
+    const kept = this.kept;
+    if (chunk.usage) kept.usage = chunk.usage;
     const choice = chunk.choices?.[0];
     if (!choice) return;
-    if (choice.finish_reason) this.finish = choice.finish_reason;
-    const now = performance.now();
-    this.last = now; // also where the last tokens have no text of their own
+    if (choice.finish_reason) kept.finish = choice.finish_reason;
+    const now = Math.round((performance.now() - this.started) * 10) / 10;
+    kept.last = now; // also where the last tokens have no text of their own
     const piece = choice.delta?.content;
     if (!piece) return;
-    this.first ??= now;
-    this.text += piece;
-    this.state = "streaming";
+    if (kept.times.length < MAX_TIMES) kept.times.push(now);
+    kept.text += piece;
+    kept.state = "streaming";
+    this.hooks.grew();
     if (!this.drawing) {
       this.drawing = true;
-      requestAnimationFrame(() => { this.drawing = false; this.#show(); });
+      requestAnimationFrame(() => { this.drawing = false; if (this.busy) this.#show(); });
     }
   }
 
   /** Change what is shown; somebody who reads the end goes on seeing the end. */
   #keepingEnd(change) {
-    const log = document.getElementById("log");
+    const log = scroller();
     const low = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
     change();
     if (low) log.scrollTop = log.scrollHeight;
@@ -83,35 +94,36 @@ export class Answer {
   measures() {
     const rows = [];
     const settings = this.hooks.settings;
-    if (this.first) rows.push(["first token", `${number(this.first - this.started)} ms`]);
-    const made = this.usage?.completion_tokens;
-    if (made > 1 && this.last > this.first) {
-      rows.push(["tokens/s", number((made - 1) / ((this.last - this.first) / 1000), 1)]);
-    }
-    if (this.usage) {
-      const details = this.usage.prompt_tokens_details ?? {};
-      rows.push(["tokens in", number(this.usage.prompt_tokens)]);
+    const { usage, state, finish, times: [first], last } = this.kept;
+    if (first) rows.push(["first token", `${number(first)} ms`]);
+    const made = usage?.completion_tokens;
+    if (made > 1 && last > first) rows.push(["tokens/s", number((made - 1) / ((last - first) / 1000), 1)]);
+    if (usage) {
+      const details = usage.prompt_tokens_details ?? {};
+      rows.push(["tokens in", number(usage.prompt_tokens)]);
       if (details.image_tokens) rows.push(["of images", number(details.image_tokens)]);
       if (details.cached_tokens) rows.push(["cached", number(details.cached_tokens)]);
       rows.push(["tokens out", number(made)]);
       const { price_per_million_input_tokens: input, price_per_million_output_tokens: output } = settings;
       if (typeof input === "number" && typeof output === "number") {
-        rows.push(["price", money((this.usage.prompt_tokens * input + made * output) / 1e6, settings.currency)]);
+        rows.push(["price", money((usage.prompt_tokens * input + made * output) / 1e6, settings.currency)]);
       }
     }
-    if (this.state === "stopped") rows.push(["", "stopped"]);
-    if (this.finish === "length") rows.push(["", "cut at the longest answer"]);
+    if (state === "stopped") rows.push(["", "stopped"]);
+    if (finish === "length") rows.push(["", "cut at the longest answer"]);
     return rows;
   }
 
   #finish() {
     this.foot.replaceChildren();
-    if (this.error) this.foot.append(h("p", { class: "failed", text: this.error.message }));
+    const { error, times } = this.kept;
+    if (error) this.foot.append(h("p", { class: "failed" }, `${error.message} ${adviceFor(error)[0]}`));
     const rows = this.measures();
     if (rows.length) {
       this.foot.append(h("dl", { class: "metrics" },
         ...rows.map(([name, value]) => h("div", {}, h("dt", { text: name }), h("dd", { text: value })))));
     }
+    if (times.length > 1) this.foot.append(timing(times));
     const button = (text, act) => h("button", { type: "button", text, on: { click: (event) => act(event.target) } });
     this.foot.append(h("div", { class: "after" },
       this.hooks.retry ? button("Retry", () => this.hooks.retry()) : null,

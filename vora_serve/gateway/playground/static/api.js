@@ -35,6 +35,8 @@ async function request(path, body, signal) {
 
 export const getSettings = async () => (await request("/playground/settings.json")).json();
 export const getModels = async () => (await (await request("/v1/models")).json()).data;
+export const getAbout = async (model) =>
+  (await request(`/playground/about?model=${encodeURIComponent(model)}`)).json();
 export const getImage = async (url, signal) =>
   (await (await request("/playground/image", { url }, signal)).json()).url;
 export const explain = async (body, signal) =>

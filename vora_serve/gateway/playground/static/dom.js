@@ -23,6 +23,16 @@ export function h(tag, props = {}, ...children) {
 /** The element with that id. @returns {any} */
 export const $ = (id) => document.getElementById(id);
 
+/** What scrolls the conversation: its own box, or on low screens the page. @returns {Element} */
+export const scroller = () => (getComputedStyle($("log")).overflowY === "visible" ? document.scrollingElement : $("log"));
+
+/** Offer text as a file to keep. */
+export function download(text, name) {
+  const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  h("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
 /** Put text into the live region that screen readers follow. */
 export function announce(text) {
   $("status").textContent = "";

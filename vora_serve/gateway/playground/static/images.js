@@ -1,9 +1,9 @@
 // Images: read, shrink, draw at the size the model gets them, with the patch grid.
+import { newId } from "./conversation.js";
 import { bytes, h, number } from "./dom.js";
 import { bounded, served, shrunk } from "./geometry.js";
 import { getImage } from "./api.js";
-
-let count = 0;
+import { sizeOf } from "./limits.js";
 
 function load(url) {
   return new Promise((resolve, reject) => {
@@ -24,31 +24,56 @@ function readAsDataURL(file) {
 }
 
 /** An image from a file. Kinds that the browser cannot show are shown as the gateway reads them. */
-export async function fromFile(file, limit) {
-  if (file.size > limit) {
-    throw new Error(`${file.name || "The image"} has ${bytes(file.size)}; at most ${bytes(limit)} are taken.`);
-  }
+export async function fromFile(file) {
   const url = await readAsDataURL(file);
-  let image;
-  try {
-    image = await load(url);
-  } catch {
-    image = await load(await getImage(url));
-  }
-  return make(file.name || "pasted.png", url, image, file.type || "image/png", "file");
+  const image = await load(url).catch(async () => load(await getImage(url)));
+  return make(newId(), file.name || "pasted.png", url, image, file.type || "image/png", "file");
 }
 
 /** An image by its address, which the gateway fetches. */
 export async function fromURL(url, signal) {
   const image = await load(await getImage(url, signal));
   const name = url.startsWith("data:") ? "image" : (new URL(url).pathname.split("/").pop() || "image");
-  return make(name, url, image, null, "url");
+  return make(newId(), name, url, image, null, "url");
 }
 
-function make(name, url, image, type, source) {
-  count += 1;
-  return { id: count, name, url, image, type, source,
-    width: image.naturalWidth, height: image.naturalHeight };
+const make = (id, name, url, image, type, source) => ({ id, name, url, image, type, source,
+  width: image.naturalWidth, height: image.naturalHeight });
+
+/** What is kept of an image: enough to show and send it again without a network. */
+export const recordOf = ({ id, name, url, image, type, source }) => ({ id, name, url, type, source, shown: image.src });
+
+/** An image that was kept. */
+export const fromRecord = async ({ id, name, url, type, source, shown }) =>
+  make(id, name, url, await load(shown), type, source);
+
+/** The same image with at most so many pixels, as a new file of a kind that every server takes. */
+async function redrawn(image, pixels, quality) {
+  const factor = Math.min(1, Math.sqrt(pixels / (image.width * image.height)), 16_000 / Math.max(image.width, image.height));
+  const canvas = h("canvas", { width: Math.max(2, Math.floor(image.width * factor)), height: Math.max(2, Math.floor(image.height * factor)) });
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(image.image, 0, 0, canvas.width, canvas.height);
+  const type = quality === null ? "image/png" : "image/jpeg";
+  const url = canvas.toDataURL(type, quality ?? undefined);
+  const stem = image.name.replace(/\.\w+$/, "");
+  return make(newId(), `${stem}.${type === "image/png" ? "png" : "jpg"}`, url, await load(url), type, "file");
+}
+
+/**
+ * The image within limits.
+ * @param {{pixels: number, bytes: number}} most
+ */
+export async function within(image, most) {
+  // Drawings keep their edges as PNG; photos become JPEG, and so does what is still too large.
+  let quality = image.type === "image/jpeg" ? 0.92 : null;
+  let pixels = Math.min(most.pixels, image.width * image.height);
+  for (let tries = 0; ; tries += 1) {
+    const result = await redrawn(image, pixels, quality);
+    if (sizeOf(result) <= most.bytes || tries > 12) return result;
+    if (quality === null) quality = 0.92;
+    else pixels = Math.floor(pixels * 0.7);
+  }
 }
 
 /** The URL to send: the image's own, or a smaller PNG of it. */
@@ -168,5 +193,5 @@ function lines(context, facts, sx, sy) {
 }
 
 /** The room that a dialog's image has. */
-export const dialogBox = (canvas) =>
-  [Math.min(canvas.parentElement.clientWidth || 480, 640), Math.round(window.innerHeight * 0.58)];
+export const dialogBox = (node) =>
+  [Math.min((node.tagName === "CANVAS" ? node.parentElement : node).clientWidth || 480, 640), Math.round(window.innerHeight * 0.58)];

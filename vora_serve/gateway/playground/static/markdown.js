@@ -1,16 +1,40 @@
 // Markdown to nodes. marked's lexer reads it; this file makes elements from its tokens with
 // textContent alone. HTML stays the text that it is, images become links, and links lead to
 // http, https or mailto only.
-import { lexer } from "./vendor/marked.js";
+import { Marked } from "./vendor/marked.js";
 import { h } from "./dom.js";
 
 const MAX_DEPTH = 24;
+const INLINE = [
+  [/^\$\$([^$]+?)\$\$/, true], [/^\\\[([\s\S]+?)\\\]/, true], [/^\\\(([\s\S]+?)\\\)/, false],
+  [/^\$(?!\s)((?:\\.|[^$\\\n])+?)(?<!\s)\$(?!\d)/, false],  // "$5 and $10" is no formula
+];
+
+function formula(type, patterns) {
+  return (source) => {
+    for (const [pattern, display] of patterns) {
+      const found = pattern.exec(source);
+      if (found) return { type, raw: found[0], text: found[1].trim(), display };
+    }
+    return undefined;
+  };
+}
+
+const reader = new Marked({ gfm: true, breaks: true }).use({ extensions: [
+  { name: "formula", level: "block", start: (source) => source.match(/^\$\$|^\\\[/m)?.index,
+    tokenizer: formula("formula", [[/^\$\$\s*\n?([^$]+?)\n?\s*\$\$(?:\n|$)/, true], [/^\\\[([\s\S]+?)\\\](?:\n|$)/, true]]) },
+  { name: "inlineFormula", level: "inline", start: (source) => source.match(/\$|\\[([]/)?.index,
+    tokenizer: formula("inlineFormula", INLINE) },
+] });
+
+const math = (token) => h(token.display ? "div" : "span",
+  { class: "formula", "data-tex": token.text, "data-display": String(token.display), text: token.raw.trim() });
 
 /** The text as Markdown. @returns {DocumentFragment} */
 export function markdown(text) {
   const fragment = document.createDocumentFragment();
   try {
-    fragment.append(...blocks(lexer(text, { gfm: true, breaks: true }), 0));
+    fragment.append(...blocks(reader.lexer(text), 0));
   } catch {
     fragment.append(h("p", { text }));
   }
@@ -31,7 +55,9 @@ function block(token, depth) {
     case "text":
       return token.tokens
         ? h("span", {}, ...inlines(token.tokens, depth + 1)) : document.createTextNode(token.text);
-    case "code": return h("pre", { tabindex: "0" }, h("code", { text: token.text }));
+    case "formula": return math(token);
+    case "code": return h("pre", { tabindex: "0" }, h("code", { text: token.text,
+      "data-language": /^[\w+#-]+/.exec(token.lang ?? "")?.[0].toLowerCase() }));
     case "blockquote": return h("blockquote", {}, ...blocks(token.tokens, depth + 1));
     case "hr": return h("hr");
     case "list": return list(token, depth);
@@ -65,6 +91,7 @@ function inline(token, depth) {
     case "strong": return h("strong", {}, ...inlines(token.tokens, depth + 1));
     case "em": return h("em", {}, ...inlines(token.tokens, depth + 1));
     case "del": return h("del", {}, ...inlines(token.tokens, depth + 1));
+    case "inlineFormula": return math(token);
     case "codespan": return h("code", { text: token.text });
     case "br": return h("br");
     case "link": case "image": return link(token, depth);
