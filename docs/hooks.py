@@ -227,17 +227,32 @@ def http() -> str:
             content = operation.get("requestBody", {}).get("content", {})
             schema = content.get("application/json", {}).get("schema")
             if schema:
-                lines.extend(["", "| Field | Type | Required |", "| --- | --- | --- |"])
+                lines.extend(
+                    ["", "| Field | Type | Required | Meaning |", "| --- | --- | --- | --- |"]
+                )
                 required = set(schema.get("required", []))
                 for name, field in schema.get("properties", {}).items():
                     lines.append(
-                        f"| `{name}` | {escape(type_of(field))} | {must(name in required)} |"
+                        f"| `{name}` | {escape(type_of(field))} | {must(name in required)} "
+                        f"| {escape(field.get('description', ''))} |"
                     )
             answers = ", ".join(
                 f"{code} {str(answer.get('description', '')).rstrip('.')}"
                 for code, answer in operation["responses"].items()
             )
             lines.extend(["", f"Answers: {answers}."])
+    lines.extend(["", "## Parts of requests", "", "What the types in the tables above hold."])
+    told = set()
+    for name, schema in schemas.items():
+        short = name.rpartition("_")[2]
+        rows = [
+            (field, part.get("description", ""))
+            for field, part in schema.get("properties", {}).items()
+        ]
+        if rows and short not in told:
+            told.add(short)
+            lines.extend(["", f"### `{short}`", "", "| Field | Meaning |", "| --- | --- |"])
+            lines.extend(f"| `{field}` | {escape(words)} |" for field, words in rows)
     lines.extend(["", "## Errors", "", "Every error has this shape:", "", "```json"])
     lines.append(json.dumps({"error": dict.fromkeys(schemas["ErrorObject"]["properties"], "…")}))
     lines.append("```")

@@ -18,6 +18,7 @@ from vora_serve.errors import NotFoundError, UnavailableError
 from vora_serve.gateway.batches.routes import add_batches
 from vora_serve.gateway.context import SCOPE_KEY
 from vora_serve.gateway.counting import InputTokensResponse, TokenizeResponse
+from vora_serve.gateway.descriptions import describe
 from vora_serve.gateway.generation import GenerationResponse
 from vora_serve.gateway.http1 import HTTPClientError
 from vora_serve.gateway.images import Resolver
@@ -316,6 +317,7 @@ def _complete_openapi(app: FastAPI, keys_needed: bool) -> None:
             )
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(definitions())
+            describe(schema)
             if keys_needed:
                 scheme = {"key": {"type": "http", "scheme": "bearer"}}
                 schema["components"]["securitySchemes"] = scheme

@@ -16,7 +16,7 @@ import yaml
 
 from vora_core.checkpoint import find_local
 from vora_core.errors import VoRAError
-from vora_serve.gateway.images.formats import sniff_format
+from vora_core.image_files import sniff_format
 
 _MAX_CARD_CHARS = 64 * 1024
 _MAX_ABOUT_CHARS = 400

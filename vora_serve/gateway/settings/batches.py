@@ -19,10 +19,13 @@ class BatchSettings(Section):
     max_in_flight: PositiveInt = 8
     """Requests of batches in flight at one time; for each online request in flight, one fewer."""
     max_file_bytes: PositiveInt = 200 * 2**20
+    """The largest file that may be uploaded. More lets one upload take more of the disk."""
     max_bytes_per_tenant: PositiveInt = 2 * 2**30
+    """Bytes of files that a tenant may keep; further uploads are refused until some are deleted."""
     max_bytes: PositiveInt = 20 * 2**30
     """On disk, files of all tenants together."""
     max_files_per_tenant: PositiveInt = 1000
+    """Files that a tenant may keep; further uploads are refused until some are deleted."""
     max_batches_per_tenant: PositiveInt = 50
     """That have not ended."""
     max_requests: PositiveInt = 50_000

@@ -13,11 +13,14 @@ class PlaygroundSettings(Section):
     """The page at ``/``."""
 
     enabled: bool = True
+    """Off: nothing at ``/`` and under ``/playground/``."""
     checkpoints: dict[str, str] = {}
     """By model: a folder with its config.json and preprocessor_config.json, for engines whose
     files this process does not see; tells the page sizes and tokens of pictures."""
     price_per_million_input_tokens: Annotated[float, Field(ge=0)] | None = None
+    """What a million prompt tokens cost, shown below answers; absent: no prices are shown."""
     price_per_million_output_tokens: Annotated[float, Field(ge=0)] | None = None
+    """What a million tokens of answers cost, shown likewise."""
     currency: Annotated[str, Field(min_length=1, max_length=8)] = "USD"
     """In which the prices are; they are shown, nothing is charged."""
     explain_url: Annotated[str, Field(pattern=r"^https?://[^/]+$")] | None = None

@@ -12,10 +12,13 @@ class LoggingSettings(Section):
     """Logs on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe messages that are written. ``debug`` writes much more."""
     format: Literal["json", "text"] = "text"
+    """``text`` for people, ``json`` for log collectors: one object on each line."""
     prompts: bool = False
     """Log prompts' text (never image bytes)."""
     access: bool = True
+    """Write a line for each request."""
     audit_file: Path | None = None
     """Where administrative acts are recorded, a JSON line each; they are logged as well."""
 
@@ -24,4 +27,6 @@ class TracingSettings(Section):
     """OpenTelemetry traces over OTLP; the exporter reads its usual ``OTEL_`` variables."""
 
     enabled: bool = False
+    """Send traces; needs the extra ``vora-serve[tracing]``."""
     service_name: str = "vora-serve"
+    """The name under which traces appear."""
