@@ -222,7 +222,14 @@ def test_without_a_renderer(
 
 
 @pytest.mark.parametrize(
-    "file", [{}, {"file_data": "x", "file_id": "y"}, {"filename": "a.pdf"}, {"file_data": "!"}]
+    "file",
+    [
+        {},
+        {"file_data": "x", "file_id": "y"},
+        {"filename": "a.pdf"},
+        {"file_data": "!"},
+        {"file_url": ""},
+    ],
 )
 def test_malformed_parts(gateway: LiveGateway, file: dict[str, str]) -> None:
     answer = gateway.chat([{"type": "file", "file": file}])

@@ -26,7 +26,7 @@ class FileSource(Schema):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if sum(source is not None for source in self._sources()) != 1:
+        if sum(bool(source) for source in self._sources()) != 1:  # an empty text is no source
             raise PydanticCustomError("one_source", "exactly one source of the file is needed")
         return self
 
