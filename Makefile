@@ -10,7 +10,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo setup refresh-pins test lint format types test-slow test-deepspeed test-deploy test-containers audit test-playground test-examples test-engine test-gpu test-cuda-stand-in vllm-names loadtest clean distclean
+.PHONY: help demo setup refresh-pins test lint format types test-slow test-deepspeed test-deploy test-containers audit test-playground test-examples test-clients test-engine test-gpu test-cuda-stand-in vllm-names loadtest clean distclean
 
 PYTHON ?=
 DEVICE ?= auto
@@ -60,7 +60,7 @@ format: setup ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 test: lint types ## set everything up, lint, check types, run the tests
-	$(OFFLINE) $(BIN)/python -m pytest -m "not slow and not gpu and not containers" -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest -m "not slow and not gpu and not containers and not clients" -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-slow: setup ## the tests that take minutes each
 	$(OFFLINE) $(BIN)/python -m pytest -m "slow and not gpu and not containers" $(PYTEST_ARGS)
@@ -86,6 +86,9 @@ test-playground: setup ## the playground in a headless Chromium, real engine beh
 
 test-examples: setup ## examples and the code blocks of README and docs, against a real engine (needs node, npm)
 	$(OFFLINE) $(BIN)/python -m pytest -m "not gpu" tests/examples tests/docs $(PYTEST_ARGS)
+
+test-clients: setup ## the newest public clients against a real engine; writes docs/clients.md (needs node, npm, a JDK)
+	$(OFFLINE) VORA_CLIENTS_PAGE=1 $(BIN)/python -m pytest -m clients tests/clients $(PYTEST_ARGS)
 
 test-engine: setup ## only the tests that start a real engine
 	$(OFFLINE) $(BIN)/python -m pytest -m "engine and not slow and not gpu" $(PYTEST_ARGS)

@@ -68,8 +68,9 @@ def lock_down(memory_bytes: int, cpu_s: int) -> None:
     """
     _limit(memory_bytes, cpu_s)
     if os.geteuid() == 0:
-        # A container may run with a root that cannot change its ids, and has no rights to lose.
-        with contextlib.suppress(PermissionError):
+        # A container's root may lack the right to change its ids, or have no other ids at all; the
+        # filter below leaves it without rights all the same.
+        with contextlib.suppress(OSError):
             os.setgroups([])
             os.setresgid(_NOBODY, _NOBODY, _NOBODY)
             os.setresuid(_NOBODY, _NOBODY, _NOBODY)

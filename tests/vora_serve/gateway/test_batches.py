@@ -9,14 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import openai
 import pytest
 
 from tests.vora_serve.gateway.conftest import LiveGateway, Start
-from tests.vora_serve.gateway.fake_engine import FakeEngine, ThreadServer
+from tests.vora_serve.gateway.fake_engine import FakeEngine, ThreadServer, running
 from tests.vora_serve.gateway.pdf_files import RED, pages
 from vora_serve.errors import ConfigurationError
 from vora_serve.gateway import create_app, load_settings
@@ -26,6 +26,14 @@ from vora_serve.gateway.settings import BatchSettings
 
 CHAT = "/v1/chat/completions"
 CLIENTS: list[openai.OpenAI] = []
+
+
+class Strict(NamedTuple):
+    """A gateway with low limits, its engine, and where it keeps files."""
+
+    gateway: LiveGateway
+    engine: FakeEngine
+    files: Path
 
 
 @pytest.fixture(autouse=True)
@@ -189,6 +197,27 @@ def test_a_request_names_an_uploaded_pdf(
 # ------------------------------------------------------------------------------------- refusals
 
 
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strict]:
+    """One gateway for all that it refuses; a line has at most 4000 bytes, a batch 11 of them."""
+    folder = tmp_path_factory.mktemp("strict")
+    with ExitStack() as stack:
+        engine = stack.enter_context(running(FakeEngine()))
+        flags = {
+            "upstreams": [engine.url],
+            "batches": {"folder": str(folder), "max_requests": 11},
+            "server": {"max_body_bytes": 4000},
+            "logging": {"access": False},
+        }
+        app = create_app(load_settings(flags=flags))
+        server = ThreadServer(app)
+        port = server.start()
+        stack.callback(server.stop)
+        gateway = LiveGateway(server, app.state.gateway, port)
+        stack.callback(gateway.client.close)
+        yield Strict(gateway, engine, folder / "files")
+
+
 @pytest.mark.parametrize(
     ("content", "code", "number"),
     [
@@ -207,23 +236,13 @@ def test_a_request_names_an_uploaded_pdf(
     ],
 )
 def test_a_wrong_input_file_fails_its_batch(
-    engine: FakeEngine,
-    start_gateway: Start,
-    tmp_path: Path,
-    content: bytes,
-    code: str,
-    number: int | None,
+    strict: Strict, content: bytes, code: str, number: int | None
 ) -> None:
-    gateway = start_gateway(
-        engine.url,
-        batches={"folder": str(tmp_path), "max_requests": 11},
-        server={"max_body_bytes": 4000},
-    )
-    client = client_of(gateway)
+    client = client_of(strict.gateway)
     batch = ended(client, started(client, content).id, "failed")
     assert batch.errors.data[0].code == code
     assert batch.errors.data[0].line == number
-    assert not engine.seen
+    assert not strict.engine.seen
 
 
 def test_a_last_line_without_its_end_and_a_mark_of_unicode(client: openai.OpenAI) -> None:
@@ -241,12 +260,11 @@ def test_a_last_line_without_its_end_and_a_mark_of_unicode(client: openai.OpenAI
         ({"priority": 1}, "priority"),
     ],
 )
-def test_wrong_batches_are_refused(
-    client: openai.OpenAI, gateway: LiveGateway, change: dict[str, Any], param: str
-) -> None:
+def test_wrong_batches_are_refused(strict: Strict, change: dict[str, Any], param: str) -> None:
+    client = client_of(strict.gateway)
     file = client.files.create(file=("a.jsonl", jsonl(line("a"))), purpose="batch")
     body = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h", **change}
-    answer = gateway.client.post("/v1/batches", json=body)
+    answer = strict.gateway.client.post("/v1/batches", json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
@@ -260,13 +278,12 @@ def test_wrong_batches_are_refused(
         (b"{}", "multipart/form-data", 415),
     ],
 )
-def test_wrong_forms_are_refused(
-    gateway: LiveGateway, body: bytes, kind: str, status: int, tmp_path: Path
-) -> None:
-    answer = gateway.client.post("/v1/files", content=body, headers={"content-type": kind})
+def test_wrong_forms_are_refused(strict: Strict, body: bytes, kind: str, status: int) -> None:
+    before = list(strict.files.iterdir())
+    answer = strict.gateway.client.post("/v1/files", content=body, headers={"content-type": kind})
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["message"]
-    assert not list((tmp_path / "batches" / "files").iterdir())
+    assert list(strict.files.iterdir()) == before
 
 
 @pytest.mark.parametrize(
@@ -284,11 +301,12 @@ def test_wrong_forms_are_refused(
     ],
 )
 def test_wrong_fields_of_a_form(
-    gateway: LiveGateway, files: Any, data: dict[str, str], param: str, tmp_path: Path
+    strict: Strict, files: Any, data: dict[str, str], param: str
 ) -> None:
-    answer = gateway.client.post("/v1/files", files=files, data=data)
+    before = list(strict.files.iterdir())
+    answer = strict.gateway.client.post("/v1/files", files=files, data=data)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
-    assert not list((tmp_path / "batches" / "files").iterdir())
+    assert list(strict.files.iterdir()) == before
 
 
 def test_off_by_default(engine: FakeEngine, start_gateway: Start) -> None:
@@ -591,14 +609,21 @@ def test_online_requests_leave_a_batch_less_room(
 def test_online_requests_pass_a_batch_in_the_queue(
     engine: FakeEngine, start_gateway: Start, tmp_path: Path
 ) -> None:
+    """Even those of its own tenant, who otherwise takes one turn after the other."""
     engine.first_delay_s = 0.2
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(KEYS % (hashed("vora-ann"), hashed("vora-bob")))
     gateway = start_gateway(
-        engine.url, batches={"folder": str(tmp_path)}, admission={"max_in_flight": 1}
+        engine.url,
+        batches={"folder": str(tmp_path / "b")},
+        admission={"max_in_flight": 1},
+        auth={"keys_file": str(keys)},
     )
-    started(client_of(gateway), jsonl(*(line(f"r{i}") for i in range(20))))
+    ann = client_of(gateway, "vora-ann")
+    started(ann, jsonl(*(line(f"r{i}") for i in range(20))))
     until(lambda: gateway.state.queue.queued == 7)
     before = len(engine.seen)
-    assert gateway.chat("online").status_code == 200
+    ann.chat.completions.create(model="vora-test", messages=[{"role": "user", "content": "online"}])
     order = [payload["messages"][0]["content"] for payload in engine.seen[before:]]
     assert order.index("online") <= 1
 

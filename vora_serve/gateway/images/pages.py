@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import signal
 import struct
 import sys
@@ -41,8 +40,7 @@ class PageRenderer:
 
     def __init__(self, settings: DocumentSettings) -> None:
         self._settings = settings
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-        self._processes = WeightedSemaphore(settings.max_concurrent or max(1, cores // 2))
+        self._processes = WeightedSemaphore(settings.max_concurrent)
 
     async def render(
         self, content: bytes, max_pages: int, count: Callable[[int], None], owner: str

@@ -120,7 +120,7 @@ class DocumentSettings(Section):
     """For rendering one file."""
     max_memory_bytes: Annotated[int, Field(ge=192 * 2**20)] = 512 * 2**20
     """Address space of the process that renders one file."""
-    max_concurrent: PositiveInt | None = None
-    """Files rendered at one time; half the cores where absent."""
+    max_concurrent: PositiveInt = 2
+    """Files rendered at one time, each in a process of its own."""
     cache_bytes: Annotated[int, Field(ge=0)] = 32 * 2**20
     """Rendered pages kept for their sender's next turns; 0: none."""
