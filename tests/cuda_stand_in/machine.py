@@ -70,7 +70,9 @@ def _replace_kernels() -> None:
     attention.impl("get_scheduler_metadata", _fake_plan, "CPU")
     cache = torch.library.Library("_C_cache_ops", "IMPL")
     cache.impl("reshape_and_cache_flash", write_cache, "CPU")
-    _LIBRARIES.extend((attention, cache))
+    quantisation = torch.library.Library("_C", "IMPL")
+    quantisation.impl("static_scaled_fp8_quant", _fake_quantisation, "CPU")
+    _LIBRARIES.extend((attention, cache, quantisation))
 
 
 def _fake_attention(*arguments: Any) -> list[torch.Tensor]:
@@ -122,3 +124,11 @@ def _fake_attention(*arguments: Any) -> list[torch.Tensor]:
 def _fake_plan(sequences: int, *_: Any) -> torch.Tensor:
     """FlashAttention 3's plan of a launch, of the size that vLLM keeps a buffer for."""
     return torch.zeros(1 + -(-sequences // 4) * 4 * 4, dtype=torch.int32)
+
+
+def _fake_quantisation(
+    output: torch.Tensor, weights: torch.Tensor, scale: torch.Tensor, *_: Any
+) -> None:
+    """vLLM's quantisation to FP8 by a scale that is given."""
+    largest = torch.finfo(output.dtype).max
+    output.copy_((weights.float() / scale).clamp(-largest, largest))
