@@ -8,12 +8,13 @@ to bytecode: containers have a read-only root, so without it each start would co
 from __future__ import annotations
 
 import compileall
-import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
@@ -22,6 +23,9 @@ from py_compile import PycInvalidationMode
 UNUSED = ("torch/include", "torch/share", "torch/test", "torch/bin/*", "triton/backends/*/include")
 #: Starts with torch when tensors are shared between processes by file name.
 KEPT = {"torch_shm_manager"}
+
+#: Lists what is slimmed already: the requirements, when the wheel comes on top of them.
+DONE = Path("/opt/slimmed.txt")
 
 
 def unused(site: Path) -> Iterator[Path]:
@@ -41,37 +45,38 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def strip(site: Path) -> None:
-    """Remove symbols that only debuggers read from shared libraries.
+def libraries(site: Path) -> Iterator[Path]:
+    """Shared libraries that can lose the symbols that only debuggers read.
 
     Folders named ``*.libs`` stay as they are: their files were edited when the wheel was repaired,
     and stripping breaks some of them.
     """
-    libraries = [
-        str(path)
-        for path in site.rglob("*.so*")
-        if path.is_file()
-        and not path.is_symlink()
-        and not any(parent.name.endswith(".libs") for parent in path.parents)
-    ]
-    for start in range(0, len(libraries), 100):
-        command = ["strip", "--strip-unneeded", "--preserve-dates"]
-        subprocess.run([*command, *libraries[start : start + 100]], check=True)
+    for path in site.rglob("*.so*"):
+        repaired = any(parent.name.endswith(".libs") for parent in path.parents)
+        if path.is_file() and not path.is_symlink() and not repaired:
+            yield path
 
 
 def main() -> int:
-    """Slim the environment that runs this."""
+    """Slim the environment that runs this; what an earlier call has slimmed stays as it is."""
     site = Path(sysconfig.get_path("purelib"))
     for path in list(unused(site)):
         remove(path)
-    strip(site)
-    # Not by time: the same sources give the same bytes in every build.
-    compileall.compile_dir(
-        site,
-        quiet=2,
-        workers=os.cpu_count() or 1,
-        invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
+    done = set(DONE.read_text().splitlines()) if DONE.exists() else set()
+    modules = [path for path in site.rglob("*.py") if str(path) not in done]
+    symbols = [path for path in libraries(site) if str(path) not in done]
+    for start in range(0, len(symbols), 100):
+        command = ["strip", "--strip-unneeded", "--preserve-dates"]
+        subprocess.run([*command, *map(str, symbols[start : start + 100])], check=True)
+    # Not by time: the same sources give the same bytes in every build. A few modules are templates
+    # and do not compile.
+    compiled = partial(
+        compileall.compile_file, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
     )
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(compiled, modules, chunksize=100))
+    with DONE.open("a") as file:
+        file.writelines(f"{path}\n" for path in (*modules, *symbols))
     return 0
 
 

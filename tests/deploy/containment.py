@@ -74,6 +74,18 @@ def faults(stack: Stack, service: str) -> list[str]:
     return found
 
 
+def default_route(stack: Stack, service: str) -> str | None:
+    """The address through which a service reaches other networks, if it has one."""
+    code = (
+        "import socket\n"
+        "for line in open('/proc/net/route'):\n"
+        "    _, destination, gateway, *_ = line.split()\n"
+        "    if destination == '00000000':\n"
+        "        print(socket.inet_ntoa(int(gateway, 16).to_bytes(4, 'little')))"
+    )
+    return stack.python(service, code).out.strip() or None
+
+
 def reaches(stack: Stack, service: str, url: str) -> bool:
     """Whether anything at a URL answers a service, whatever it says."""
     code = (

@@ -25,7 +25,7 @@ import yaml
 
 from tests.deploy import compose, dockerfile
 from tests.deploy.conftest import MEMORY, Images
-from tests.deploy.containment import faults, reaches
+from tests.deploy.containment import default_route, faults, reaches
 from tests.deploy.daemon import Daemon
 from tests.deploy.stack import Stack, json_lines
 from tests.deploy.topology import wait_for
@@ -180,6 +180,8 @@ def test_engines_have_no_way_out_and_images_by_url_work(
 ) -> None:
     wait_for("the world", lambda: reaches(stack, "gateway", world), 60)
     assert reaches(stack, "gateway", host)
+    # The world beyond this machine: through the edge, of all the networks that it is in.
+    assert default_route(stack, "gateway") == httpx.URL(host).host
     assert not reaches(stack, "engine-cpu", world)
     assert not reaches(stack, "engine-cpu", host)
     answer = stack.post(show(world))
