@@ -91,6 +91,20 @@ def test_a_build_holds_no_trace_of_where_packages_came_from(images: Images, daem
     assert "index" not in config
 
 
+def test_a_build_is_reproducible(images: Images, daemon: Daemon) -> None:
+    """Without its cache, it makes the same environment, byte for byte."""
+    look = (
+        "import hashlib, pathlib\n"
+        "for path in sorted(pathlib.Path('/opt/venv').rglob('*')):\n"
+        "    if path.is_file(): print(path, hashlib.sha256(path.read_bytes()).hexdigest())"
+    )
+    run = ("run", "--rm", "--network", "none", "--entrypoint", "python")
+    first = daemon.docker(*run, images.build("gateway"), "-I", "-c", look).splitlines()
+    again = images.build("gateway", "again", compose.ROOT, "--no-cache")
+    assert len(first) > 1000
+    assert set(first) ^ set(daemon.docker(*run, again, "-I", "-c", look).splitlines()) == set()
+
+
 @pytest.fixture(scope="module")
 def stack(
     daemon: Daemon, images: Images, tmp_path_factory: pytest.TempPathFactory
