@@ -7,9 +7,11 @@ changes on the machine, firewall rules and IP forwarding, is put back when it st
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -74,6 +76,12 @@ def _compose() -> list[str] | None:
 
 def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30)
+
+
+def end_with_parent() -> None:
+    """Ask the kernel to stop this process with the tests, should they be killed."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 class CGroup:
@@ -154,6 +162,9 @@ class Daemon:
         self._forward = _FORWARD.read_text()
         if not Path("/var/run/docker.sock").exists():  # another daemon's rules stay as they are
             self._rules = subprocess.run(["iptables-save"], capture_output=True, check=True).stdout
+        for left in Path("/sys/class/net").glob("vora[0-9]*"):  # of runs that were killed
+            if not Path("/proc", left.name.removeprefix("vora")).exists():
+                _ip("link", "del", left.name)
         # A bridge of its own: with "none", dockerd removes that of a daemon that runs already.
         _ip("link", "add", self._bridge, "type", "bridge")
         _ip("addr", "add", "10.232.0.1/24", "dev", self._bridge)
@@ -176,7 +187,12 @@ class Daemon:
         ]
         with (self._run / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
             )
         until = time.monotonic() + 120
         while self.try_docker("version").code != 0:
