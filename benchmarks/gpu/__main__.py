@@ -2,8 +2,9 @@
 
 Sections run in order of importance, each with its own time limit and a JSON file that is complete
 after every row. ``report.md`` with its plots is written at the end, and again by ``--report`` from
-the files of an earlier run. ``--rehearse`` runs all of it on a CPU with tiny shapes, to see that it
-works; its numbers say nothing about a GPU.
+the files of an earlier run: plots need matplotlib, which the machine with the GPU may lack.
+``--rehearse`` runs all of it on a CPU with tiny shapes, to see that it works; its numbers say
+nothing about a GPU.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.flush()
     finally:
         run.stop_engines()
-        shutil.rmtree(run.out / "models", ignore_errors=True)
+        for folder in ("models", "cache"):
+            shutil.rmtree(run.out / folder, ignore_errors=True)
         sys.stdout.write(f"{write_report(run.out)}\n")
     return int(any(state != "complete" for state in states))
 

@@ -10,7 +10,6 @@ from typing import Any
 from benchmarks.gpu.engine_report import engine_blocks, saturation_blocks
 from benchmarks.gpu.figures import beside_floor, digits, micro
 from benchmarks.gpu.findings import Floors, results
-from benchmarks.gpu.plots import decode_plot, kernel_plot, ttft_plot
 from benchmarks.gpu.records import Row
 from benchmarks.gpu.sections import SECTIONS
 from loadtest.report.render import Block, Heading, Table, Text, to_markdown
@@ -26,11 +25,7 @@ def write_report(folder: Path) -> Path:
             found[section.name] = json.loads(file.read_text(encoding="utf-8"))
     rows = {name: content["rows"] for name, content in found.items()}
     floors = Floors.of(rows.get("floors", ()))
-    plots = {
-        "kernels": kernel_plot(rows.get("kernels", ()), floors),
-        "ttft": ttft_plot(results(rows.get("engines", ())), floors),
-        "decode": decode_plot(results(rows.get("engines", ())), floors),
-    }
+    plots = _draw(rows, floors)
     for name, svg in plots.items():
         if svg is not None:
             (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
@@ -50,6 +45,20 @@ def write_report(folder: Path) -> Path:
     report = folder / "report.md"
     report.write_text(to_markdown(kind, blocks), encoding="utf-8")
     return report
+
+
+def _draw(rows: dict[str, list[Row]], floors: Floors) -> dict[str, str | None]:
+    """The plots by name; none where matplotlib is not installed, as on a bare GPU machine."""
+    try:
+        from benchmarks.gpu.plots import decode_plot, kernel_plot, ttft_plot
+    except ModuleNotFoundError:
+        return {}
+    engines = results(rows.get("engines", ()))
+    return {
+        "kernels": kernel_plot(rows.get("kernels", ()), floors),
+        "ttft": ttft_plot(engines, floors),
+        "decode": decode_plot(engines, floors),
+    }
 
 
 def _head(about: dict[str, Any], found: dict[str, Any]) -> list[Block]:
@@ -173,7 +182,7 @@ def _training(sections: dict[str, Sequence[Row]], floors: Floors) -> list[Block]
 
 
 def _plot(plots: dict[str, str | None], name: str, text: str) -> list[Block]:
-    return [Text(f"![{text}]({name}.svg)")] if plots[name] is not None else []
+    return [Text(f"![{text}]({name}.svg)")] if plots.get(name) else []
 
 
 def _title(name: str) -> str:

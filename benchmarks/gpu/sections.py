@@ -111,7 +111,9 @@ def _start(run: Run, record: Record, deadline: float) -> None:
             "benchmarks.gpu.worker",
             json.dumps(told),
             log=run.log(_file_name(engine)),
-            environment=engine.environment,
+            # Engines that compile at once must not write to one cache.
+            environment={"VLLM_CACHE_ROOT": str(run.out / "cache" / _file_name(engine))}
+            | dict(engine.environment),
         )
     run.workers |= starting
     # Whoever is not up by then is left out.

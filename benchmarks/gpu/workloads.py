@@ -69,6 +69,9 @@ class Workload:
         self._sizes = sizes
         self._random = np.random.default_rng(0)
         self._number = 0
+        self._marker = "<|image_pad|>"
+        if cost.family == "qwen2_5_vl":
+            self._marker = f"<|vision_start|>{self._marker}<|vision_end|>"
 
     def run(self, kind: str, count: int) -> Row:
         """Measure.
@@ -142,7 +145,7 @@ class Workload:
     def _prompt(self, images: int) -> dict[str, Any]:
         """Words and images that no prompt had before."""
         words = self._random.choice(WORDS, TEXT)
-        prompt: dict[str, Any] = {"prompt": "<|image_pad|>" * images + " " + " ".join(words)}
+        prompt: dict[str, Any] = {"prompt": self._marker * images + " " + " ".join(words)}
         if images:
             side = self._sizes.side
             pixels = self._random.integers(0, 256, (images, side, side, 3), dtype=np.uint8)

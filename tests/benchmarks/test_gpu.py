@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -282,6 +283,14 @@ def test_the_report(tmp_path: Path) -> None:
     for name in ("kernels", "ttft", "decode"):
         assert f"({name}.svg)" in report
         assert (tmp_path / f"{name}.svg").read_text().startswith("<svg")
+
+
+def test_the_report_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "benchmarks.gpu.plots", None)
+    fill(tmp_path)
+    report = write_report(tmp_path).read_text()
+    assert "| 1 x 256 | K | 100 | 150 | 1.5 | 50 | 3 |" in report
+    assert ".svg" not in report
 
 
 def test_the_report_of_a_run_that_measured_nothing(tmp_path: Path) -> None:

@@ -47,9 +47,9 @@ def replace_pixtral_model() -> None:
     from transformers import PixtralVisionConfig
 
     placeholder = ModuleType(name)
-    placeholder.PixtralVisionConfig = PixtralVisionConfig
+    vars(placeholder)["PixtralVisionConfig"] = PixtralVisionConfig
     for part in ("PixtralHFEncoderInfo", "PixtralHFVisionModel"):
-        setattr(placeholder, part, type(part, (), {}))
+        vars(placeholder)[part] = type(part, (), {})
     sys.modules[name] = placeholder
 
 
