@@ -376,3 +376,37 @@ export async function a_gallery_to_begin_with({ world, open }) {
     assert.match((await ask(page))[0], answer);
   }
 }
+
+export async function the_operators_page({ world, open }) {
+  const client = await open(world.keyed);
+  await client.click("#open-settings");
+  await client.fill("#key", world.key);
+  await client.click("#settings [data-close]");
+  await ready(client);
+  await upload(client, image(world, "scene.png"));
+  const page = await open(`${world.keyed}/operate`);
+  await page.waitForSelector("#fault:not([hidden])");
+  assert.match(await page.innerText("#fault"), /scope “metrics”/);
+  await page.fill("#key", world.watchKey);
+  await page.press("#key", "Enter");
+  await page.waitForFunction(() => document.querySelector("#engines .good"));
+  await ask(client, "How many shapes are there?");
+  await page.waitForFunction(() => [...document.querySelectorAll("#tenants th")].some((cell) => cell.textContent === "a"), null, { timeout: 15_000 });
+  await page.waitForFunction(() => /[1-9]/.test(document.querySelector("#image-path dd").textContent), null, { timeout: 15_000 });
+  assert.match(await page.innerText("#latency"), /first token\s+\d/);
+  await accessible(page, "operation");
+  if (world.screenshots) await page.screenshot({ path: `${world.screenshots}/operate.png` });
+  await page.setViewportSize({ width: 360, height: 640 });
+  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= 360), "fits a phone");
+}
+
+export async function the_api_page({ world, open }) {
+  for (const viewport of [{ width: 1180, height: 820 }, { width: 590, height: 410 }]) {
+    const page = await open(`${world.real}/docs`, { viewport });
+    await page.waitForSelector("#post--v1-chat-completions");
+    assert.match(await page.innerText("#post--v1-chat-completions"), /temperature[^]*0 takes the most likely token/);
+    await page.click("#post--v1-chat-completions td a");
+    await page.waitForSelector("#parts details[open] table");
+    await accessible(page, `API page, ${viewport.width} px`);
+  }
+}

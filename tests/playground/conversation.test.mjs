@@ -7,6 +7,7 @@ const { addTurn, choose, exported, imported, isEmpty, matches, merged, newConver
 const { problemOf, problemOfAll, sizeOf, sniff } = await at("limits");
 const { contextOf } = await at("context");
 const { facts } = await at("timing");
+const { by, parse, quantile, since, total } = await at("exposition");
 
 const answer = (text) => ({ model: "m", label: "m", side: 0, text, state: "done", error: null, usage: null, finish: "stop", last: 3, times: [1, 2, 3], system: "", options: { temperature: 0 } });
 const PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
@@ -91,6 +92,18 @@ test("the context bar: exact for images and what was asked, near for words", () 
 
 test("the chart's facts", () => {
   assert.deepEqual(facts([10, 11, 12, 20]), { first: 10, last: 20, gaps: [1, 1, 8], median: 1, p95: 8, longest: 8 });
+});
+
+test("the operator's page reads the exposition", () => {
+  const text = (n) => `# HELP a_total x\n# TYPE a_total counter\na_total{key="a \\"b\\"",status="200"} ${n}\na_total{key="c",status="429"} 1.0
+d_bucket{le="0.1"} ${n}\nd_bucket{le="0.5"} ${2 * n}\nd_bucket{le="+Inf"} ${2 * n}\nd_count 3\n`;
+  const grown = since(parse(text(10)), parse(text(4)));
+  assert.deepEqual(by(grown, "a_total", "key"), [['a "b"', 6]]);
+  assert.deepEqual(by(parse(text(1)), "a_total", "status"), [["200", 1], ["429", 1]]);
+  assert.ok(Math.abs(quantile(grown, "d", 0.25) - 0.05) < 1e-9);
+  assert.ok(Math.abs(quantile(grown, "d", 0.75) - 0.3) < 1e-9);
+  assert.equal(quantile(since(parse(text(4)), parse(text(4))), "d", 0.5), null);
+  assert.equal(total(since(parse(text(2)), parse(text(9))), "a_total", { status: "200" }), 2, "after a restart");
 });
 
 // What the gateway's own tests compare with its answers.

@@ -40,6 +40,7 @@ SCENARIOS = [
     for name in re.findall(r"^export async function (\w+)", (HERE / file).read_text("utf-8"), re.M)
 ]
 KEY = "sk-vora-test-0123456789abcdef"
+WATCH_KEY = "sk-vora-test-watcher-0123456789"
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 HOSTILE = """**bold** `code`
 
@@ -136,7 +137,11 @@ def results(
     assert modules.is_dir()
     folder = tmp_path_factory.mktemp("browser")
     keys = folder / "keys.yaml"
-    keys.write_text(f"keys:\n  - {{name: a, sha256: {hash_key(KEY)}}}\n", encoding="utf-8")
+    keys.write_text(
+        f"keys:\n  - {{name: a, sha256: {hash_key(KEY)}}}\n"
+        f"  - {{name: watcher, sha256: {hash_key(WATCH_KEY)}, scopes: [metrics]}}\n",
+        encoding="utf-8",
+    )
     shows, count, digit = images
     screenshots = os.environ.get("VORA_SCREENSHOTS", "")
     if screenshots:
@@ -165,6 +170,7 @@ def results(
             "count": count,
             "digit": digit,
             "key": KEY,
+            "watchKey": WATCH_KEY,
             "hostileText": HOSTILE,
             "screenshots": str(Path(screenshots).resolve()) if screenshots else None,
             "real": gateway(stack, real, images=images, playground=prices),

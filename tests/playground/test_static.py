@@ -49,6 +49,9 @@ def test_every_file_is_served_under_the_strict_policy(gateway: LiveGateway) -> N
     page = gateway.client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert page.content == (STATIC / "index.html").read_bytes()
+    page = gateway.client.get("/operate")
+    assert page.content == (STATIC / "operate.html").read_bytes()
+    assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,14 @@ def test_the_pages_modules_parse_and_link(node: str, tmp_path: Path) -> None:
 
 def test_it_can_be_switched_off(engine: FakeEngine, start_gateway: Start) -> None:
     gateway = start_gateway(engine.url, playground={"enabled": False})
-    for path in ("/", "/playground/main.js", "/playground/settings.json", "/playground/image"):
+    for path in (
+        "/",
+        "/operate",
+        "/operate/metrics",
+        "/playground/main.js",
+        "/playground/settings.json",
+        "/playground/image",
+    ):
         assert gateway.client.get(path).status_code == 404
     assert gateway.client.get("/health").status_code == 200
 
@@ -117,6 +127,49 @@ def test_the_page_loads_without_a_key_but_looks_at_no_image(
     told = gateway.client.post("/playground/image", json=asked, headers=headers)
     assert told.status_code == 200
     assert told.json()["url"].startswith("data:image/png;base64,")
+
+
+def test_the_api_page_works_without_a_network_and_without_the_playground(
+    engine: FakeEngine, start_gateway: Start
+) -> None:
+    gateway = start_gateway(engine.url, playground={"enabled": False})
+    page = gateway.client.get("/docs")
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    needed = set(re.findall(r"/playground/[\w.]+", page.text))
+    for name in [path.name for path in OWN if f"/playground/{path.name}" in needed]:
+        text = (STATIC / name).read_text(encoding="utf-8")
+        needed |= {f"/playground/{found}" for found in re.findall(r'from "\./([\w./]+)"', text)}
+    assert len(needed) >= 5
+    for path in needed:
+        assert gateway.client.get(path).status_code == 200, path
+    off = start_gateway(engine.url, server={"docs": False}, playground={"enabled": False})
+    for path in ("/docs", "/openapi.json", "/playground/docs.js"):
+        assert off.client.get(path).status_code == 404
+
+
+def test_the_operators_numbers_ask_for_their_scope(
+    engine: FakeEngine, start_gateway: Start, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(
+        f"keys:\n  - {{name: user, sha256: {hash_key('sk-user')}}}\n"
+        f"  - {{name: watcher, sha256: {hash_key('sk-watch')}, scopes: [metrics]}}\n",
+        encoding="utf-8",
+    )
+    gateway = start_gateway(engine.url, auth={"keys_file": str(keys)})
+
+    def status(key: str | None) -> int:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return gateway.client.get("/operate/metrics", headers=headers).status_code
+
+    assert gateway.client.get("/operate").status_code == 200
+    assert (status(None), status("sk-user"), status("sk-watch")) == (401, 403, 200)
+    assert gateway.client.post("/operate/metrics").status_code in (401, 405)
+    off = start_gateway(engine.url, playground={"operate": False})
+    for path in ("/operate", "/operate/metrics"):
+        assert off.client.get(path).status_code == 404
+    assert off.client.get("/").status_code == 200
 
 
 def test_images_are_looked_at_under_the_rules_for_images(gateway: LiveGateway) -> None:

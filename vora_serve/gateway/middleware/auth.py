@@ -73,7 +73,7 @@ class AuthMiddleware:
             else:
                 key = self._keys.authenticate(authorization)
             needed: KeyScope = "generate"
-            if _is_metrics(scope["path"]):
+            if _is_metrics(scope["path"]) or scope["path"] == "/operate/metrics":
                 needed = "metrics"
             elif scope["path"].startswith("/v1/models"):
                 needed = "models"

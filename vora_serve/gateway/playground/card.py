@@ -76,7 +76,7 @@ def _examples(front: str, folder: Path) -> list[dict[str, Any]]:
         if isinstance(entry, dict) and isinstance(entry.get("text"), str):
             source = entry.get("src")
             image = _image(folder, source) if isinstance(source, str) else None
-            name = PurePosixPath(source).name if image is not None else None
+            name = PurePosixPath(str(source)).name if image is not None else None
             found.append({"question": entry["text"][:200], "name": name, "image": image})
     return found[:_MAX_EXAMPLES]
 

@@ -25,11 +25,16 @@ from vora_serve.errors import InvalidRequestError, NotFoundError, UnavailableErr
 from vora_serve.gateway.body import check_media_type, read_body
 from vora_serve.gateway.context import SCOPE_KEY
 from vora_serve.gateway.images.loader import ImageRef
+from vora_serve.gateway.metrics import CONTENT_TYPE
 from vora_serve.gateway.playground.card import NOTHING, describe_card
 from vora_serve.gateway.settings import ImageSettings, Settings
 from vora_serve.gateway.state import GatewayState
 
 PREFIX = "/playground/"
+OPERATE = "/operate"
+DOCS = "/docs"
+#: What the API's reference page needs where the playground is switched off.
+_DOCS_FILES = frozenset(("docs.js", "api.js", "dom.js", "style.css", "icon.svg"))
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -82,11 +87,19 @@ def _files() -> dict[str, tuple[bytes, str, str]]:
     return found
 
 
+def _served(settings: Settings) -> list[str]:
+    """Names of the files that these settings serve."""
+    if settings.playground.enabled:
+        return list(_files())
+    return [name for name in _files() if settings.server.docs and name in _DOCS_FILES]
+
+
 def public_paths(settings: Settings) -> frozenset[str]:
     """Paths that ask for no key: the page has to load before somebody can type one."""
-    if not settings.playground.enabled:
-        return frozenset()
-    return frozenset((*(PREFIX + name for name in _files()), PREFIX + "settings.json"))
+    paths = {PREFIX + name for name in _served(settings)}
+    if settings.playground.enabled:
+        paths |= {PREFIX + "settings.json", *([OPERATE] if settings.playground.operate else [])}
+    return frozenset(paths)
 
 
 def _static(name: str, request: Request) -> Response:
@@ -97,22 +110,25 @@ def _static(name: str, request: Request) -> Response:
     return Response(content, media_type=kind, headers=headers)
 
 
+def _add_page(app: FastAPI, path: str, name: str) -> None:
+    async def page(request: Request) -> Response:
+        return _static(name, request)
+
+    app.add_route(path, page, methods=["GET"], include_in_schema=False)
+
+
 def add_playground(app: FastAPI, state: GatewayState) -> None:
-    """Add the page at ``/`` and what it needs, unless it is switched off."""
+    """Add the pages at ``/``, ``/operate`` and ``/docs`` with what they need, where switched on."""
     settings = state.settings
+    if settings.server.docs:
+        _add_page(app, DOCS, "docs.html")
+    for name in _served(settings):
+        _add_page(app, PREFIX + name, name)
     if not settings.playground.enabled:
         return
-
-    async def index(request: Request) -> Response:
-        return _static("index.html", request)
-
-    app.add_route("/", index, methods=["GET"], include_in_schema=False)
-    for name in _files():
-
-        async def page(request: Request, name: str = name) -> Response:
-            return _static(name, request)
-
-        app.add_route(PREFIX + name, page, methods=["GET"], include_in_schema=False)
+    _add_page(app, "/", "index.html")
+    if settings.playground.operate:
+        _add_operate(app, state)
 
     async def told(_: Request) -> Response:
         own = settings.playground
@@ -144,6 +160,17 @@ def add_playground(app: FastAPI, state: GatewayState) -> None:
     app.add_route(PREFIX + "image", image, methods=["POST"], include_in_schema=False)
     if settings.playground.explain_url is not None:
         app.add_route(PREFIX + "explain", explain, methods=["POST"], include_in_schema=False)
+
+
+def _add_operate(app: FastAPI, state: GatewayState) -> None:
+    """The operator's page, which anybody may load, and its numbers, which ask for their scope."""
+
+    def metrics(_: Request) -> Response:  # in a thread, as at /metrics
+        state.refresh_gauges()
+        return Response(state.metrics.render(), media_type=CONTENT_TYPE, headers=_HEADERS)
+
+    _add_page(app, OPERATE, "operate.html")
+    app.add_route(OPERATE + "/metrics", metrics, methods=["GET"], include_in_schema=False)
 
 
 def _image_limits(images: ImageSettings) -> dict[str, Any]:

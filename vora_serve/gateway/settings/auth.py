@@ -56,6 +56,6 @@ class AuthSettings(Section):
     reload_interval_s: Seconds = 5.0
     """How often the key file is looked at for changes. Less applies a revoked key sooner."""
     protect_metrics: bool = False
-    """Ask for a key with the scope ``metrics`` at ``/metrics`` and for the operator's page."""
+    """Ask for a key with the scope ``metrics`` at ``/metrics`` and below it."""
     isolate_caches: bool = True
     """Give each tenant (a key, or a key's group) a prefix cache of its own inside the engines."""

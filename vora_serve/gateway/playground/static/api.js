@@ -35,6 +35,8 @@ async function request(path, body, signal) {
 
 export const getSettings = async () => (await request("/playground/settings.json")).json();
 export const getModels = async () => (await (await request("/v1/models")).json()).data;
+export const getMetrics = async () => (await request("/operate/metrics")).text();
+export const getOpenAPI = async () => (await request("/openapi.json")).json();
 export const getAbout = async (model) =>
   (await request(`/playground/about?model=${encodeURIComponent(model)}`)).json();
 export const getImage = async (url, signal) =>

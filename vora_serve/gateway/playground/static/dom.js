@@ -20,6 +20,14 @@ export function h(tag, props = {}, ...children) {
   return node;
 }
 
+/** An element of SVG, by attributes. */
+export function svg(tag, props, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(props)) node.setAttribute(name, String(value));
+  node.append(...children);
+  return node;
+}
+
 /** The element with that id. @returns {any} */
 export const $ = (id) => document.getElementById(id);
 

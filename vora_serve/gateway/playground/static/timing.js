@@ -1,14 +1,7 @@
 // When each piece of an answer came, as a small chart with the same facts in words.
-import { h, number } from "./dom.js";
+import { h, number, svg } from "./dom.js";
 
 const WIDTH = 560, HEIGHT = 72, BASE = 60;
-
-function svg(tag, props, ...children) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(props)) node.setAttribute(name, String(value));
-  node.append(...children);
-  return node;
-}
 
 /** The value below which a share of the sorted ones are. */
 const quantile = (sorted, share) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
