@@ -24,14 +24,35 @@ export function save(chat, now = true) {
   flush();
 }
 
+/** The conversation's images that are not kept yet. */
+function unstored(chat) {
+  const wanted = new Set([...chat.draft.images, ...Object.values(chat.turns).flatMap((turn) => turn.images)]);
+  return [...page.images.values()].filter((image) => wanted.has(image.id) && !stored.has(image.id));
+}
+
+/** A page that goes away keeps what has come so far. */
+function leaving() {
+  if (page.chat) saveDraft();
+  for (const chat of pending) store.saveLeaving(structuredClone(chat), unstored(chat).map(recordOf));
+}
+
+/** Turns that another tab has added to the open conversation are taken over, not overwritten. */
+async function changedElsewhere({ id, removed }) {
+  const chat = page.chat;
+  if (chat?.id === id && !removed) {
+    const kept = await store.get(id).catch(() => null);
+    for (const turn of Object.values(kept?.turns ?? {})) chat.turns[turn.id] ??= turn;
+  }
+  await drawList();
+}
+
 async function flush() {
   clearTimeout(timer);
   timer = null;
   const chats = pending;
   pending = new Set();
   for (const chat of chats) {
-    const wanted = new Set([...chat.draft.images, ...Object.values(chat.turns).flatMap((turn) => turn.images)]);
-    const images = [...page.images.values()].filter((image) => wanted.has(image.id) && !stored.has(image.id));
+    const images = unstored(chat);
     try {
       await store.save(structuredClone(chat), images.map(recordOf));
       for (const image of images) stored.add(image.id);
@@ -90,6 +111,7 @@ async function openKept(id) {
 /** What this tab had open before it was loaded again, else a new conversation. */
 export async function restore() {
   const id = sessionStorage.getItem(OPEN);
+  await store.prepare();
   try {
     if (id && keeps() && await openKept(id)) return;
   } catch { /* storage is blocked */ }
@@ -186,9 +208,7 @@ export function wireHistory(given) {
     for (const file of $("chat-file").files) await importFile(file);
     $("chat-file").value = "";
   });
-  // A page that goes away keeps what has come so far.
-  const last = () => { if (page.chat) { saveDraft(); flush(); } };
-  window.addEventListener("pagehide", last);
-  document.addEventListener("visibilitychange", () => { if (document.visibilityState === "hidden") last(); });
-  store.whenChanged(() => drawList());
+  window.addEventListener("pagehide", leaving);
+  document.addEventListener("visibilitychange", () => { if (document.visibilityState === "hidden") leaving(); });
+  store.whenChanged(changedElsewhere);
 }

@@ -28,7 +28,7 @@ const reader = new Marked({ gfm: true, breaks: true }).use({ extensions: [
 ] });
 
 const math = (token) => h(token.display ? "div" : "span",
-  { class: "formula", "data-tex": token.text, "data-display": String(token.display), text: token.raw.trim() });
+  { class: "formula", tabindex: token.display ? "0" : null, "data-tex": token.text, "data-display": String(token.display), text: token.raw.trim() });
 
 /** The text as Markdown. @returns {DocumentFragment} */
 export function markdown(text) {

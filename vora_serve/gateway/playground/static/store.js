@@ -4,6 +4,7 @@ import { exported, imported, merged } from "./conversation.js";
 
 const channel = "BroadcastChannel" in window ? new BroadcastChannel("vora-conversations") : null;
 let opened = null;
+let ready = null;  // the database once it is open, for a page that has no time to wait
 
 function database() {
   opened ??= openDB("vora-playground", 1, {
@@ -11,11 +12,14 @@ function database() {
       db.createObjectStore("conversations", { keyPath: "id" });
       db.createObjectStore("images", { keyPath: ["conversation", "id"] }).createIndex("conversation", "conversation");
     },
-    terminated() { opened = null; },
+    terminated() { opened = null; ready = null; },
   });
-  opened.catch(() => { opened = null; });
+  opened.then((db) => { ready = db; }, () => { opened = null; });
   return opened;
 }
+
+/** Open the storage ahead of the first use. */
+export const prepare = () => database().then(() => true, () => false);
 
 /** Call `act` when another tab has changed a conversation. */
 export const whenChanged = (act) => channel?.addEventListener("message", (event) => act(event.data));
@@ -40,6 +44,15 @@ export async function save(chat, images = []) {
   await transaction.done;
   channel?.postMessage({ id: chat.id });
   return now;
+}
+
+/** Keep a conversation while the page goes away: everything is asked for at once, nothing is awaited. */
+export function saveLeaving(chat, images) {
+  if (!ready) return;
+  const transaction = ready.transaction(["conversations", "images"], "readwrite");
+  transaction.objectStore("conversations").put(chat);
+  for (const image of images) transaction.objectStore("images").put({ ...image, conversation: chat.id });
+  transaction.commit();
 }
 
 export async function remove(id) {
