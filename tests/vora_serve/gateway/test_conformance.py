@@ -268,6 +268,71 @@ def test_responses(client: openai.OpenAI) -> None:
     assert kinds[-1] in ("response.completed", "response.incomplete")
 
 
+def test_forced_calls_follow_the_schema_though_no_client_says_strict(
+    served: Served, client: openai.OpenAI
+) -> None:
+    """vLLM lets the arguments of such calls be anything, and a model often gives null."""
+    parameters = {"type": "object", "properties": {"city": {"enum": ["Rome"]}},
+                  "required": ["city"]}  # fmt: skip
+    function = {"name": "go", "parameters": parameters}
+    tools = [{"type": "function", "function": function}, {**TOOL}]
+    wanted = {"type": "function", "function": {"name": "go"}}
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [wanted]}}
+    for choice in (wanted, allowed, "go"):
+        more: dict[str, Any] = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": False}
+        message = client.chat.completions.create(**ask(max_tokens=120, **more)).choices[0].message
+        assert json.loads(message.tool_calls[0].function.arguments) == {"city": "Rome"}
+    older = {"functions": [function], "function_call": {"name": "go"}}
+    message = client.chat.completions.create(**ask(max_tokens=120, **older)).choices[0].message
+    assert json.loads(message.function_call.arguments) == {"city": "Rome"}
+    pieces = [
+        chunk.choices[0].delta.function_call
+        for chunk in client.chat.completions.create(**ask(max_tokens=120, stream=True, **older))
+        if chunk.choices and chunk.choices[0].delta.function_call
+    ]
+    assert pieces[0].name == "go"
+    assert json.loads("".join(piece.arguments for piece in pieces)) == {"city": "Rome"}
+    called = client.responses.create(
+        model="tiny", input="go", max_output_tokens=120, temperature=0, tool_choice="required",
+        tools=[{"type": "function", **function}], parallel_tool_calls=False,
+    )  # fmt: skip
+    assert json.loads(called.output[0].arguments) == {"city": "Rome"}
+
+
+def test_histories_as_clients_replay_them(client: openai.OpenAI) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    shown = [{"type": "image_url", "image_url": {"url": IMAGE}}]
+    turns = [
+        {"role": "user", "content": "look", "id": 1},
+        {"role": "assistant", "content": None, "tool_calls": [{"index": 0, **call}], "audio": None},
+        {"role": "tool", "tool_call_id": "c1", "name": "look", "content": shown},
+    ]
+    answer = client.chat.completions.create(model="tiny", messages=turns, max_tokens=2)
+    assert answer.usage.prompt_tokens_details.image_tokens == 64
+    part = {"type": "input_image", "image_url": IMAGE}
+    items = [
+        {"role": "user", "content": "look"},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "I "},
+                                          {"type": "refusal", "refusal": "will."}]},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA"},
+        {"type": "function_call", "call_id": "c1", "name": "look", "arguments": ""},
+        {"type": "function_call_output", "call_id": "c1", "output": [part]},
+    ]  # fmt: skip
+    response = client.responses.create(model="tiny", input=items, max_output_tokens=2)
+    assert response.usage.input_tokens > 64
+    assert response.status == "incomplete"
+    with client.responses.stream(model="tiny", input=items, max_output_tokens=2) as stream:
+        assert list(stream)[-1].type == "response.incomplete"
+
+
+def test_greedy_in_every_spelling(client: openai.OpenAI) -> None:
+    plain = client.chat.completions.create(**ask()).choices[0].message.content
+    several = client.chat.completions.create(**ask(n=2))
+    assert [choice.message.content for choice in several.choices] == [plain, plain]
+    spelled = {**ask(top_p=0), "temperature": 1}
+    assert client.chat.completions.create(**spelled).choices[0].message.content == plain
+
+
 @pytest.mark.parametrize(
     ("more", "kind"),
     [

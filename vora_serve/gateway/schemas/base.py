@@ -182,6 +182,7 @@ _WORDS = (
     (re.compile(r"\ba valid (string|list|number|boolean)\b"), r"a \1"),
     (re.compile(r" after validation, not \d+"), ""),
     (re.compile(r"\b(True|False)\b"), lambda match: match[0].lower()),
+    (re.compile(r"\bNone\b"), "null"),
 )
 
 
