@@ -24,8 +24,17 @@ def tolerate_messages(tree: Tree, policy: FieldPolicy) -> None:
         return
     pending: list[str] = []
     for index, message in enumerate(messages):
-        if isinstance(message, dict):
+        if isinstance(message, dict) and not _is_plain(message):
             _message(message, f"messages[{index}]", index, pending, policy)
+
+
+def _is_plain(message: Tree) -> bool:
+    """Whether it is text and nothing else, as most messages are: then there is nothing to do."""
+    return (
+        len(message) == 2
+        and type(message.get("content")) is str
+        and message.get("role") in ("user", "assistant", "system")
+    )
 
 
 def _message(
