@@ -113,6 +113,7 @@ def _embedder(rehearse: bool, device: torch.device, write: Write) -> None:
                 "kind": "embedder",
                 "merge": merge,
                 "images": images,
+                "side": 14 * side,
                 "seconds": median(taken),
                 "flops": flops[merge, images],
             }

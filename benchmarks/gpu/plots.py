@@ -62,6 +62,8 @@ def _lines(
     axes.set_xlabel(f"{x} (cross: floor or ceiling on paper)")
     axes.set_ylabel(y)
     axes.set_xscale("log", base=2)
+    every = sorted({result.count for result in chosen})
+    axes.set_xticks(every, [str(count) for count in every])
     axes.set_yscale("log")
     axes.legend()
     return to_svg(figure)

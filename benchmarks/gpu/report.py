@@ -130,7 +130,7 @@ def _kernels(rows: Sequence[Row], floors: Floors) -> list[Block]:
     ]
     lines += [
         [
-            f"{row['images']} x 448 px",
+            f"{row['images']} x {row['side']} px",
             f"patch embedder, merge {row['merge']}",
             "–",
             micro(row["seconds"]),

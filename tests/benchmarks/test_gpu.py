@@ -242,7 +242,7 @@ def fill(folder: Path) -> None:
         "kernels",
         {"kind": "check", "kernel": "K", "good": True, "said": "off by little"},
         timed | {"spans_s": 1.5e-4, "flops": 2.5e10},
-        {"kind": "embedder", "merge": 2, "images": 1, "seconds": 1e-5, "flops": 1e9},
+        {"kind": "embedder", "merge": 2, "images": 1, "side": 448, "seconds": 1e-5, "flops": 1e9},
     )
     rows: list[Row] = [
         {"engine": "VoRA", "kind": "start", "seconds": 40.0},
@@ -273,6 +273,7 @@ def test_the_report(tmp_path: Path) -> None:
     report = write_report(tmp_path).read_text()
     # Floors: 2.5e10 operations at 5e14 a second are 50 µs; 2e10 bytes at 2e12 a second are 10 ms.
     assert "| 1 x 256 | K | 100 | 150 | 1.5 | 50 | 3 |" in report
+    assert "| 1 x 448 px | patch embedder, merge 2 | – | 10 | – | 2 | 5 |" in report
     assert "| 1 | VoRA | 30 (20–40) | 3 (3–3) | – | 10 | 3 |" in report
     skipped = "| 1 | VoRA, image rows skipped | 27 (18–36) | 3 (3–3) | 0.9 (0.9–0.9) | 10 | 2.7 |"
     assert skipped in report
