@@ -88,7 +88,7 @@ test-examples: setup ## examples and the code blocks of README and docs, against
 	$(OFFLINE) $(BIN)/python -m pytest -m "not gpu" tests/examples tests/docs $(PYTEST_ARGS)
 
 test-clients: setup ## the newest public clients against a real engine; writes docs/clients.md (needs node, npm, a JDK)
-	$(OFFLINE) VORA_CLIENTS_PAGE=1 $(BIN)/python -m pytest -m clients tests/clients $(PYTEST_ARGS)
+	$(OFFLINE) VORA_CLIENTS_PAGE=1 $(BIN)/python -m pytest -m clients tests/clients tests/vora_serve/gateway/test_messages.py $(PYTEST_ARGS)
 
 test-engine: setup ## only the tests that start a real engine
 	$(OFFLINE) $(BIN)/python -m pytest -m "engine and not slow and not gpu" $(PYTEST_ARGS)

@@ -14,10 +14,11 @@ from tests.clients.roster import CHECKS, CLIENTS, Fault
 
 _HEAD = """# Clients
 
-Public clients against the gateway and a real engine with the demo's model, each with four checks: a
-question about an image, a stream, a forced tool call whose result goes back to the model, and an
-answer by a JSON schema. `make test-clients` installs the newest release of each client, runs the
-checks and writes this page; with `VORA_CLIENTS_REFRESH=1` it installs them anew.
+Public clients against the gateway and a real engine with the demo's model, each with these checks:
+a question about an image, a stream, a forced tool call whose result goes back to the model, an
+answer by a JSON schema, and, where the client can send one, a question about a PDF.
+`make test-clients` installs the newest release of each client, runs the checks and writes this
+page; with `VORA_CLIENTS_REFRESH=1` it installs them anew.
 
 """
 
@@ -52,6 +53,9 @@ def page(
             continue
         cells = []
         for check in CHECKS:
+            if check in client.without:
+                cells.append("–")
+                continue
             if outcomes[client.id, check].ok:
                 cells.append("yes")
                 continue

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 HERE = Path(__file__).parent
-CHECKS = ("image", "stream", "tool", "structured")
+CHECKS = ("image", "stream", "tool", "structured", "pdf")
 
 Language = Literal["python", "npm", "java"]
 
@@ -24,6 +24,7 @@ class Client:
         program: the script that takes the tour.
         arguments: further ones for the script.
         environment: of Python clients, the requirements that they are installed from.
+        without: checks of what the client has nothing for.
         packages: whose versions the table shows; its name where empty.
     """
 
@@ -33,6 +34,7 @@ class Client:
     program: str
     arguments: tuple[str, ...] = ()
     environment: str = "current"
+    without: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
 
     @property
@@ -54,7 +56,7 @@ CLIENTS = (
         "llama-index-llms-openai-like", "chat", "python", "llama_index_tour.py",
         environment="openai-2",
     ),
-    Client("instructor", "chat", "python", "instructor_tour.py"),
+    Client("instructor", "chat", "python", "instructor_tour.py", without=("pdf",)),
     Client(
         "pydantic-ai", "chat", "python", "pydantic_ai_tour.py", packages=("pydantic-ai-slim",)
     ),
@@ -77,7 +79,7 @@ CLIENTS = (
         "@ai-sdk/anthropic", "messages", "npm", "ai-sdk.mjs", ("anthropic",),
         packages=("ai", "@ai-sdk/anthropic"),
     ),
-    Client("java.net.http", "chat", "java", "Tour.java"),
+    Client("java.net.http", "chat", "java", "Tour.java", without=("pdf",)),
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateText, Output, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
-import { asScene, called, imageBytes, key, long, model as name, pieces, question, right, run, v1 } from "./tour.mjs";
+import { asScene, called, imageBytes, key, long, model as name, pdfBytes, pieces, question, right, run, v1 } from "./tour.mjs";
 
 const providers = {
   openai: () => createOpenAI({ baseURL: v1, apiKey: key })(name),
@@ -51,5 +51,10 @@ await run({
   structured: async () => {
     const schema = z.object({ color: z.enum(["red", "green", "blue"]), count: z.number().int() });
     return asScene((await ask(question, { output: Output.object({ schema }) })).output);
+  },
+  pdf: async () => {
+    const file = { type: "file", data: pdfBytes, mediaType: "application/pdf", filename: "circle.pdf" };
+    const messages = [{ role: "user", content: [{ type: "text", text: question }, file] }];
+    return right((await ask(question, { messages })).text);
   },
 });

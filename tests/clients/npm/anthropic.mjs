@@ -1,6 +1,6 @@
 // @anthropic-ai/sdk.
 import Anthropic from "@anthropic-ai/sdk";
-import { asScene, base, called, imageBase64, key, long, look, model, pieces, question, right, run, scene } from "./tour.mjs";
+import { asScene, base, called, imageBase64, key, long, look, model, pdfBase64, pieces, question, right, run, scene } from "./tour.mjs";
 
 const client = new Anthropic({ baseURL: base, apiKey: key });
 const source = { type: "base64", media_type: "image/png", data: imageBase64 };
@@ -29,5 +29,10 @@ await run({
   structured: async () => {
     const output_config = { format: { type: "json_schema", schema: scene } };
     return asScene(text(await ask(shown(question), { output_config })));
+  },
+  pdf: async () => {
+    const pdf = { type: "base64", media_type: "application/pdf", data: pdfBase64 };
+    const content = [{ type: "document", source: pdf }, { type: "text", text: question }];
+    return right(text(await ask([{ role: "user", content }], { temperature: 0 })));
   },
 });

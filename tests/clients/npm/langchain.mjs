@@ -3,7 +3,7 @@ import { HumanMessage, ToolMessage } from "@langchain/core/messages";
 import { tool as asTool } from "@langchain/core/tools";
 import { ChatOpenAI } from "@langchain/openai";
 import { z } from "zod";
-import { asScene, called, imageUrl, key, long, model, pieces, question, right, run, v1 } from "./tour.mjs";
+import { asScene, called, imageUrl, key, long, model, pdfBase64, pieces, question, right, run, v1 } from "./tour.mjs";
 
 const chat = new ChatOpenAI({ model, apiKey: key, temperature: 0, maxTokens: 256, configuration: { baseURL: v1 } });
 const shown = (text) => [
@@ -31,4 +31,9 @@ await run({
   },
   structured: async () =>
     asScene(await chat.withStructuredOutput(Scene, { method: "jsonSchema" }).invoke(shown(question))),
+  pdf: async () => {
+    const file = { type: "file", mimeType: "application/pdf", data: pdfBase64, metadata: { filename: "circle.pdf" } };
+    const message = new HumanMessage({ contentBlocks: [{ type: "text", text: question }, file] });
+    return right((await chat.invoke([message])).text);
+  },
 });

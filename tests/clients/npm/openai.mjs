@@ -1,6 +1,6 @@
 // openai for node: chat completions.
 import OpenAI from "openai";
-import { asScene, called, imageUrl, key, long, look, model, pieces, question, right, run, scene, v1 } from "./tour.mjs";
+import { asScene, called, imageUrl, key, long, look, model, pdfUrl, pieces, question, right, run, scene, v1 } from "./tour.mjs";
 
 const client = new OpenAI({ baseURL: v1, apiKey: key });
 const shown = (text) => [
@@ -31,5 +31,10 @@ await run({
       model, messages: shown(question), response_format: { type: "json_schema", json_schema },
     });
     return asScene(answer.choices[0].message.parsed ?? answer.choices[0].message.content);
+  },
+  pdf: async () => {
+    const file = { type: "file", file: { filename: "circle.pdf", file_data: pdfUrl } };
+    const content = [{ type: "text", text: question }, file];
+    return right((await ask([{ role: "user", content }])).choices[0].message.content);
   },
 });

@@ -8,6 +8,9 @@ export const v1 = `${base}/v1`;
 export const imageBytes = readFileSync(imagePath);
 export const imageBase64 = imageBytes.toString("base64");
 export const imageUrl = `data:image/png;base64,${imageBase64}`;
+export const pdfBytes = readFileSync(imagePath.replace(/\.png$/, ".pdf"));
+export const pdfBase64 = pdfBytes.toString("base64");
+export const pdfUrl = `data:application/pdf;base64,${pdfBase64}`;
 export const question = "What color is the circle?";
 export const long = "Describe the image.";
 

@@ -14,7 +14,7 @@ from agents import (
 )
 from openai import AsyncOpenAI
 from pydantic import BaseModel
-from tour import IMAGE_URL, KEY, LONG, MODEL, QUESTION, V1, called, pieces, right, run
+from tour import IMAGE_URL, KEY, LONG, MODEL, PDF_URL, QUESTION, V1, called, pieces, right, run
 from tour import scene as as_scene
 
 set_tracing_disabled(True)
@@ -73,5 +73,12 @@ async def structured() -> str:
     return as_scene(result.final_output)
 
 
+async def pdf() -> str:
+    file = {"type": "input_file", "filename": "circle.pdf", "file_data": PDF_URL}
+    content = [{"type": "input_text", "text": QUESTION}, file]
+    asked: Any = [{"role": "user", "content": content}]
+    return right((await Runner.run(agent(), asked)).final_output)
+
+
 if __name__ == "__main__":
-    run(image=image, stream=stream, tool=tool, structured=structured)
+    run(image=image, stream=stream, tool=tool, structured=structured, pdf=pdf)

@@ -6,7 +6,20 @@ from typing import Any, Literal
 
 import anthropic
 from pydantic import BaseModel
-from tour import BASE, IMAGE_BASE64, KEY, LONG, LOOK, MODEL, QUESTION, called, pieces, right, run
+from tour import (
+    BASE,
+    IMAGE_BASE64,
+    KEY,
+    LONG,
+    LOOK,
+    MODEL,
+    PDF_BASE64,
+    QUESTION,
+    called,
+    pieces,
+    right,
+    run,
+)
 from tour import scene as as_scene
 
 client = anthropic.Anthropic(base_url=BASE, api_key=KEY)
@@ -68,5 +81,17 @@ def structured() -> str:
     return as_scene(answer.parsed_output)
 
 
+def pdf() -> str:
+    source = {"type": "base64", "media_type": "application/pdf", "data": PDF_BASE64}
+    content: Any = [{"type": "document", "source": source}, {"type": "text", "text": QUESTION}]
+    answer = client.messages.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": content}],
+        max_tokens=64,
+        extra_body={"temperature": 0},
+    )
+    return right("".join(block.text for block in answer.content if block.type == "text"))
+
+
 if __name__ == "__main__":
-    run(image=image, stream=stream, tool=tool, structured=structured)
+    run(image=image, stream=stream, tool=tool, structured=structured, pdf=pdf)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from haystack.components.generators.chat import OpenAIChatGenerator
-from haystack.dataclasses import ChatMessage, ImageContent
+from haystack.dataclasses import ChatMessage, FileContent, ImageContent
 from haystack.tools import Tool
 from haystack.utils import Secret
 from pydantic import BaseModel
-from tour import IMAGE, KEY, LONG, LOOK, MODEL, QUESTION, V1, called, pieces, right, run
+from tour import IMAGE, KEY, LONG, LOOK, MODEL, PDF, QUESTION, V1, called, pieces, right, run
 from tour import scene as as_scene
 
 
@@ -64,5 +64,10 @@ def structured() -> str:
     return as_scene(ask(shown(QUESTION), settings={"response_format": Scene}).text)
 
 
+def pdf() -> str:
+    file = FileContent.from_file_path(PDF)
+    return right(ask([ChatMessage.from_user(content_parts=[QUESTION, file])]).text)
+
+
 if __name__ == "__main__":
-    run(image=image, stream=stream, tool=tool, structured=structured)
+    run(image=image, stream=stream, tool=tool, structured=structured, pdf=pdf)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool as as_tool
 from pydantic import BaseModel
-from tour import IMAGE_BASE64, LONG, QUESTION, called, pieces, right, run
+from tour import IMAGE_BASE64, LONG, PDF_BASE64, QUESTION, called, pieces, right, run
 from tour import scene as as_scene
 
 
@@ -56,4 +56,14 @@ def take(model: Any, method: str) -> None:
     def structured() -> str:
         return as_scene(model.with_structured_output(Scene, method=method).invoke(shown(QUESTION)))
 
-    run(image=image, stream=stream, tool=tool, structured=structured)
+    def pdf() -> str:
+        file = {
+            "type": "file",
+            "base64": PDF_BASE64,
+            "mime_type": "application/pdf",
+            "filename": "circle.pdf",
+        }
+        asked = HumanMessage(content=[{"type": "text", "text": QUESTION}, file])
+        return right(model.invoke([asked]).text)
+
+    run(image=image, stream=stream, tool=tool, structured=structured, pdf=pdf)

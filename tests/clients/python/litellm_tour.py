@@ -9,7 +9,20 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm
 from pydantic import BaseModel
-from tour import IMAGE_URL, KEY, LONG, LOOK, MODEL, QUESTION, V1, called, pieces, right, run
+from tour import (
+    IMAGE_URL,
+    KEY,
+    LONG,
+    LOOK,
+    MODEL,
+    PDF_URL,
+    QUESTION,
+    V1,
+    called,
+    pieces,
+    right,
+    run,
+)
 from tour import scene as as_scene
 
 
@@ -59,5 +72,11 @@ def structured() -> str:
     return as_scene(ask(shown(QUESTION), response_format=Scene).choices[0].message.content)
 
 
+def pdf() -> str:
+    file = {"type": "file", "file": {"file_data": PDF_URL, "format": "application/pdf"}}
+    content = [{"type": "text", "text": QUESTION}, file]
+    return right(ask([{"role": "user", "content": content}]).choices[0].message.content)
+
+
 if __name__ == "__main__":
-    run(image=image, stream=stream, tool=tool, structured=structured)
+    run(image=image, stream=stream, tool=tool, structured=structured, pdf=pdf)

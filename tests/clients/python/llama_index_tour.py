@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 from typing import Literal
 
-from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
+from llama_index.core.base.llms.types import ChatMessage, DocumentBlock, ImageBlock, TextBlock
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
 from pydantic import BaseModel
-from tour import IMAGE_BASE64, KEY, LONG, MODEL, QUESTION, V1, called, pieces, right, run
+from tour import IMAGE_BASE64, KEY, LONG, MODEL, PDF, QUESTION, V1, called, pieces, right, run
 from tour import scene as as_scene
 
 model = OpenAILike(
@@ -66,5 +66,11 @@ def structured() -> str:
     return as_scene(model.as_structured_llm(Scene).chat(shown(QUESTION)).raw)
 
 
+def pdf() -> str:
+    file = DocumentBlock(path=PDF, document_mimetype="application/pdf")
+    asked = ChatMessage(role="user", blocks=[TextBlock(text=QUESTION), file])
+    return right(model.chat([asked]).message.content)
+
+
 if __name__ == "__main__":
-    run(image=image, stream=stream, tool=tool, structured=structured)
+    run(image=image, stream=stream, tool=tool, structured=structured, pdf=pdf)

@@ -6,7 +6,20 @@ from typing import Any, Literal
 
 import openai
 from pydantic import BaseModel
-from tour import IMAGE_URL, KEY, LONG, LOOK, MODEL, QUESTION, V1, called, pieces, right, run
+from tour import (
+    IMAGE_URL,
+    KEY,
+    LONG,
+    LOOK,
+    MODEL,
+    PDF_URL,
+    QUESTION,
+    V1,
+    called,
+    pieces,
+    right,
+    run,
+)
 from tour import scene as as_scene
 
 client = openai.OpenAI(base_url=V1, api_key=KEY)
@@ -57,5 +70,14 @@ def structured() -> str:
     return as_scene(answer.choices[0].message.parsed)
 
 
+def pdf() -> str:
+    file = {"type": "file", "file": {"filename": "circle.pdf", "file_data": PDF_URL}}
+    content: Any = [{"type": "text", "text": QUESTION}, file]
+    answer = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": content}], temperature=0
+    )
+    return right(answer.choices[0].message.content)
+
+
 if __name__ == "__main__":
-    run(image=image, stream=stream, tool=tool, structured=structured)
+    run(image=image, stream=stream, tool=tool, structured=structured, pdf=pdf)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import openai
 from openai.types.responses import ResponseFunctionToolCall
 from pydantic import BaseModel
-from tour import IMAGE_URL, KEY, LONG, LOOK, MODEL, QUESTION, V1, called, pieces, right, run
+from tour import IMAGE_URL, KEY, LONG, LOOK, MODEL, PDF, QUESTION, V1, called, pieces, right, run
 from tour import scene as as_scene
 
 client = openai.OpenAI(base_url=V1, api_key=KEY)
@@ -54,5 +54,16 @@ def structured() -> str:
     return as_scene(answer.output_parsed)
 
 
+def pdf() -> str:
+    file = client.files.create(file=PDF, purpose="user_data")
+    part = {"type": "input_file", "file_id": file.id}
+    content = [{"type": "input_text", "text": QUESTION}, part]
+    answer = client.responses.create(
+        model=MODEL, input=[{"role": "user", "content": content}], temperature=0
+    )
+    client.files.delete(file.id)
+    return right(answer.output_text)
+
+
 if __name__ == "__main__":
-    run(image=image, stream=stream, tool=tool, structured=structured)
+    run(image=image, stream=stream, tool=tool, structured=structured, pdf=pdf)

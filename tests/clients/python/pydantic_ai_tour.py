@@ -10,7 +10,7 @@ from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.usage import UsageLimits
-from tour import IMAGE, KEY, LONG, MODEL, QUESTION, V1, pieces, right, run
+from tour import IMAGE, KEY, LONG, MODEL, PDF, QUESTION, V1, pieces, right, run
 from tour import scene as as_scene
 
 model = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=V1, api_key=KEY))
@@ -51,5 +51,11 @@ async def structured() -> str:
     return as_scene((await agent.run([QUESTION, PICTURE])).output)
 
 
+async def pdf() -> str:
+    agent = Agent(model, model_settings=SETTINGS)
+    file = BinaryContent(PDF.read_bytes(), media_type="application/pdf")
+    return right((await agent.run([QUESTION, file])).output)
+
+
 if __name__ == "__main__":
-    run(image=image, stream=stream, tool=tool, structured=structured)
+    run(image=image, stream=stream, tool=tool, structured=structured, pdf=pdf)

@@ -76,6 +76,15 @@ def pages(
     return build(objects | (more or {}), trailer)
 
 
+def circle() -> bytes:
+    """A page with a red circle on white."""
+    curves = (
+        b"1 1 1 rg 0 0 200 200 re f 0.86 0.16 0.16 rg 160 100 m 160 133 133 160 100 160 c "
+        b"67 160 40 133 40 100 c 40 67 67 40 100 40 c 133 40 160 67 160 100 c f"
+    )
+    return pages(RED, box=(0, 0, 200, 200), content=stream(curves))
+
+
 def _resources(entries: bytes) -> bytes:
     return b"/Resources << %b >>" % entries
 

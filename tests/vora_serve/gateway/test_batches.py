@@ -122,7 +122,8 @@ def test_a_batch_from_upload_to_answers(
     client: openai.OpenAI, engine: FakeEngine, endpoint: Any
 ) -> None:
     content = jsonl(*(line(f"r{i}", endpoint) for i in range(20)))
-    batch = started(client, content, endpoint, metadata={"run": "1"})
+    kept = {"anchor": "created_at", "seconds": 7200}
+    batch = started(client, content, endpoint, metadata={"run": "1"}, output_expires_after=kept)
     assert batch.status == "validating"
     assert batch.metadata == {"run": "1"}
     batch = ended(client, batch.id, "completed")
@@ -146,6 +147,7 @@ def test_a_batch_from_upload_to_answers(
     assert len(engine.seen) == 20
     assert client.batches.list().data[0].id == batch.id
     output = client.files.retrieve(str(batch.output_file_id))
+    assert output.expires_at == output.created_at + 7200
     assert (output.purpose, output.filename) == ("batch_output", f"{batch.id}_output.jsonl")
 
 
@@ -176,6 +178,9 @@ def test_files(client: openai.OpenAI) -> None:
     assert client.files.content(first.id).content == b"{}"
     answer = httpx.get(f"{client.base_url}files/{first.id}/content", trust_env=False)
     assert answer.headers["content-disposition"] == "attachment"
+    for path in ("..%2Fbatches.sqlite", "%2E%2E%2Fbatches.sqlite", "x%00", "a" * 3000):
+        url = f"{client.base_url}files/{path}/content"
+        assert httpx.get(url, trust_env=False).status_code == 404, path
     assert client.files.delete(first.id).deleted
     for ask in (client.files.retrieve, client.files.content, client.files.delete):
         with pytest.raises(openai.NotFoundError, match="There is no such file"):
@@ -374,6 +379,28 @@ def test_answers_that_find_no_room_end_their_batch(
     assert 0 < len(rows(client, batch.output_file_id)) < 30
 
 
+def test_batches_that_ended_are_bounded(
+    engine: FakeEngine, start_gateway: Start, tmp_path: Path
+) -> None:
+    gateway = start_gateway(
+        engine.url,
+        batches={
+            "folder": str(tmp_path),
+            "max_batches_per_tenant": 1,
+            "max_ended_batches_per_tenant": 2,
+        },
+    )
+    client = client_of(gateway)
+    made = [ended(client, started(client, b"{").id, "failed").id for _ in range(5)]
+    assert [batch.id for batch in client.batches.list()] == made[:1:-1]
+    page = client.batches.list(limit=1)
+    assert (page.data[0].id, page.has_more) == (made[-1], True)
+    engine.first_delay_s = 1
+    started(client, jsonl(line("a")))
+    with pytest.raises(openai.BadRequestError, match="max_batches_per_tenant"):
+        started(client, jsonl(line("a")))
+
+
 def test_files_and_batches_expire(client: openai.OpenAI, tmp_path: Path) -> None:
     batch = ended(client, started(client, jsonl(line("a"))).id, "completed")
     store = Store(tmp_path / "batches", BatchSettings())
@@ -569,6 +596,32 @@ def test_a_batch_waits_for_an_engine(
     until(lambda: len(engine.seen) >= 2)
     engine.status = 200
     assert ended(client, batch.id, "completed").request_counts.completed == 1
+
+
+def test_an_answer_that_could_not_be_written_is_made_again(
+    client: openai.OpenAI, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full once, in the middle of a line."""
+    monkeypatch.setattr("vora_serve.gateway.batches.runner._AFTER_FAULT_S", 0.05)
+    write = io.FileIO.write
+    failed: list[bool] = []
+
+    class FullOnce(io.FileIO):
+        def write(self, data: Any) -> int:
+            if not failed:
+                failed.append(True)
+                write(self, bytes(data)[:20])
+                raise OSError(28, "No space left on device")
+            return write(self, data)
+
+    def opened(path: Any, mode: str, buffering: int, opener: Any) -> FullOnce:
+        return FullOnce(path, mode, opener=opener)
+
+    monkeypatch.setattr("vora_serve.gateway.batches.run.open", opened, raising=False)
+    batch = ended(client, started(client, jsonl(line("a"), line("b"))).id, "completed")
+    assert failed
+    assert sorted(row["custom_id"] for row in rows(client, batch.output_file_id)) == ["a", "b"]
+    assert len(engine.seen) == 3
 
 
 def test_an_engine_that_fails_for_good_is_an_answer(

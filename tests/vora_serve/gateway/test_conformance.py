@@ -440,27 +440,6 @@ def test_leaving_stops_the_engine(served: Served, stream: bool) -> None:
     assert served.generated_tokens() - before < 8 * 900 / 2
 
 
-def test_langchain(served: Served) -> None:
-    import langchain_openai
-    from langchain_core.messages import HumanMessage
-
-    model = langchain_openai.ChatOpenAI(
-        base_url=f"{served.url}/v1", api_key="none", model="tiny", max_tokens=120, temperature=0
-    )
-    message = HumanMessage(content=show(IMAGE))
-    whole = model.invoke([message])
-    assert whole.usage_metadata["input_tokens"] > 64
-    assert "".join(str(chunk.content) for chunk in model.stream([message])) == whole.content
-    formed = model.with_structured_output(
-        {"title": "answer", **SCHEMA}, method="json_schema"
-    ).invoke("is it?")
-    assert isinstance(formed["yes"], bool)
-    called = model.bind_tools([TOOL], tool_choice="look", strict=True).invoke("look")
-    assert called.tool_calls[0]["name"] == "look"
-    with pytest.raises(openai.BadRequestError):
-        model.invoke([HumanMessage(content=show("http://10.0.0.1/"))])
-
-
 def test_npm_client(served: Served) -> None:
     node, script = node_with_modules(), NODE / "tour.mjs"
     result = subprocess.run(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.clients.environments import python_of
+from tests.clients.roster import HERE
 from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 
@@ -405,53 +408,16 @@ def test_counting_tokens(gateway: LiveGateway, engine: FakeEngine) -> None:
     assert set(engine.seen[0]) == {"model", "messages", "tools"}
 
 
-@pytest.fixture
-def client(gateway: LiveGateway) -> Iterator[Any]:
-    anthropic = pytest.importorskip("anthropic")
-    with anthropic.Anthropic(base_url=gateway.url, api_key="none", max_retries=0) as client:
-        yield client
-
-
-ONE: dict[str, Any] = {
-    "model": "vora-test",
-    "max_tokens": 8,
-    "messages": [{"role": "user", "content": "x"}],
-}
-
-
-def test_the_python_client(client: Any, engine: FakeEngine) -> None:
-    import anthropic
-
-    message = client.messages.create(**ONE)
-    assert message.content[0].text == "a red circle"
-    engine.calls = [("weather", '{"city": "Rome"}')]
-    engine.finish = {"finish_reason": "tool_calls"}
-    with client.messages.stream(**ONE, tools=[TOOL]) as stream:
-        assert "".join(stream.text_stream) == "a red circle"
-        final = stream.get_final_message()
-    assert final.stop_reason == "tool_use"
-    assert final.content[1].input == {"city": "Rome"}
-    assert final.usage.output_tokens == 3
-    # What it answered goes back as it is.
-    result = {"type": "tool_result", "tool_use_id": final.content[1].id, "content": "18"}
-    history = [
-        *ONE["messages"],
-        {"role": "assistant", "content": final.content},
-        {"role": "user", "content": [result]},
-    ]
-    client.messages.create(**{**ONE, "messages": history}, tools=[TOOL])
-    assert engine.seen[-1]["messages"][-1] == {
-        "role": "tool",
-        "tool_call_id": "call_0",
-        "content": "18",
-    }
-    counted = client.messages.count_tokens(model="vora-test", messages=ONE["messages"])
-    assert counted.input_tokens == 10
-    with pytest.raises(anthropic.NotFoundError) as missing:
-        client.messages.create(**{**ONE, "model": "other"})
-    assert missing.value.request_id
-    with pytest.raises(anthropic.BadRequestError):
-        client.messages.create(**ONE, extra_body={"mcp_servers": [{}]})
-    engine.die_after = 1
-    with pytest.raises(anthropic.APIStatusError), client.messages.stream(**ONE) as stream:
-        list(stream)
+@pytest.mark.clients
+@pytest.mark.parametrize("part", ["whole", "cut"])
+def test_errors_reach_the_python_client(
+    gateway: LiveGateway, engine: FakeEngine, tmp_path: Path, part: str
+) -> None:
+    engine.die_after = 1 if part == "cut" else None
+    for name in ("image.png", "image.pdf"):  # the tour's arguments, not used here
+        (tmp_path / name).write_bytes(picture())
+    call = [python_of("openai"), HERE / "python" / "anthropic_faults.py"]
+    call += [gateway.url, "vora-test", tmp_path / "image.png", "none", part]
+    told = subprocess.run(call, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    assert len(told) == (1 if part == "cut" else 3)
+    assert all(json.loads(line)["ok"] for line in told), told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ from vora_serve.gateway.batches.call import Answer
 from vora_serve.gateway.batches.lines import RequestLine
 from vora_serve.gateway.batches.models import Status, StoredBatch
 from vora_serve.gateway.batches.store import Store, now
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 class StorageFullError(Exception):
@@ -38,6 +43,7 @@ class BatchRun:
         self._limit = max_line_bytes
         self._requests: Iterator[RequestLine] = iter(())
         self._dirty = False
+        self._appending = threading.Lock()
         self._recorded_bytes = batch.output_bytes
         self._read_all = False
         self._again: deque[RequestLine] = deque()
@@ -110,12 +116,15 @@ class BatchRun:
         if not self._store.has_room(batch.tenant, unrecorded + len(line)):
             raise StorageFullError
         path = self._store.path(batch.output_id if good else batch.error_id)
-        # One write to a file opened for appending: lines of several threads are never mixed.
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(descriptor, line)
-        finally:
-            os.close(descriptor)
+        with self._appending, open(path, "ab", buffering=0, opener=_private) as file:
+            size = file.tell()
+            try:
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError:  # a full disk: the next line must not join what there is of this one
+                file.truncate(size)
+                raise
         batch.output_bytes += len(line)
 
     async def record(self) -> None:

@@ -25,6 +25,7 @@ logger = logging.getLogger("vora_serve.gateway.batches")
 
 _TICK_S = 0.5
 _SWEEP_S = 60.0
+_AFTER_FAULT_S = 5.0
 _BACKOFF_S, _MAX_BACKOFF_S = 0.5, 60.0
 _WAITED_FOR = frozenset((429, 503))  # no fault of the request: asked again for as long as it takes
 _QUEUE_CODES = frozenset(("queue_timeout",))
@@ -75,7 +76,7 @@ class BatchRunner:
                     await self._step()
                 except Exception:
                     logger.exception("batches cannot go on; they are tried again")
-                    await asyncio.sleep(5)
+                    await asyncio.sleep(_AFTER_FAULT_S)
         finally:
             self._state.queue.on_release = None
             tasks = [task for run in self._runs.values() for task in run.tasks]
@@ -211,9 +212,12 @@ class BatchRunner:
         task = asyncio.create_task(self._make(run, request, call))
         run.tasks.add(task)
 
-        def ended(_: asyncio.Task[None]) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
             self._calls.discard(call)
             run.tasks.discard(task)
+            if not task.cancelled() and task.exception() is not None:  # a full disk, say
+                logger.error("an answer was not kept", exc_info=task.exception())
+                run.put_back(request, _AFTER_FAULT_S)
             self._wake()
 
         task.add_done_callback(ended)

@@ -230,6 +230,12 @@ class Store:
             names = ", ".join(row)
             marks = ", ".join(f":{name}" for name in row)
             connection.execute(f"INSERT INTO batches ({names}) VALUES ({marks})", row)
+            connection.execute(
+                f"DELETE FROM batches WHERE tenant = ?1 AND NOT ({_UNFINISHED}) AND rowid NOT IN ("
+                f"SELECT rowid FROM batches WHERE tenant = ?1 AND NOT ({_UNFINISHED}) "
+                "ORDER BY rowid DESC LIMIT ?2)",
+                (batch.tenant, self._settings.max_ended_batches_per_tenant),
+            )
 
     def batch(self, tenant: str, batch_id: str) -> StoredBatch:
         """One of a tenant's batches.

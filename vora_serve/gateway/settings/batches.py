@@ -28,6 +28,8 @@ class BatchSettings(Section):
     """Files that a tenant may keep; further uploads are refused until some are deleted."""
     max_batches_per_tenant: PositiveInt = 50
     """That have not ended."""
+    max_ended_batches_per_tenant: PositiveInt = 1000
+    """The oldest beyond these are forgotten; their files stay for as long as files do."""
     max_requests: PositiveInt = 50_000
     """In one batch."""
     keep_s: Seconds = 30 * 24 * 3600.0
