@@ -93,10 +93,38 @@ def error_responses(
     return {status: {"model": model, "description": _DESCRIPTIONS[status]} for status in statuses}
 
 
+# Fields that are read before the schemas see a request, and are not forwarded as they are.
+_READ_BEFORE: dict[str, dict[str, Any]] = {
+    "chat": {
+        "functions": {
+            "type": "array",
+            "items": {"$ref": "#/components/schemas/chat_FunctionDefinition"},
+            "description": "The older form of `tools`; the answer then has `function_call`.",
+        },
+        "function_call": {
+            "anyOf": [{"enum": ["none", "auto"]}, {"type": "object"}],
+            "description": "The older form of `tool_choice`.",
+        },
+    },
+    "response": {
+        "previous_response_id": {
+            "type": "string",
+            "description": "The kept response that this one follows; needs `responses.store`.",
+        },
+        "store": {
+            "type": "boolean",
+            "description": "Whether to keep the response; only where `responses.store` is on.",
+        },
+    },
+}
+
+
 def request_body(kind: str) -> dict[str, Any]:
     """FastAPI's ``openapi_extra`` with the request's schema, its definitions put in place."""
     schema = _BODIES[kind].model_json_schema(ref_template=f"#/components/schemas/{kind}_{{model}}")
     schema.pop("$defs", None)
+    if kind in _READ_BEFORE:
+        schema["properties"] |= _READ_BEFORE[kind]
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
