@@ -27,6 +27,8 @@ class _Keys:
         """Sorted set: id by the time of its last use."""
         self.sizes = f"{self._root}/sizes"
         """Hash: bytes by id."""
+        self.held = f"{self._root}/held"
+        """Bytes of all, at least: what has expired is taken off when the bound is reached."""
 
     def response(self, response_id: str) -> str:
         return f"{self._root}/response/{response_id}"
@@ -63,10 +65,12 @@ class RedisStore:
             pipe.set(keys.item(item), entry.id, px=self._ttl_ms)
         pipe.zadd(keys.used, {entry.id: time.time()})
         pipe.hset(keys.sizes, entry.id, str(len(data)))
-        pipe.pexpire(keys.used, self._ttl_ms)
-        pipe.pexpire(keys.sizes, self._ttl_ms)
-        await _reached(pipe.execute())
-        await self._trim(tenant)
+        for key in (keys.used, keys.sizes, keys.held):
+            pipe.pexpire(key, self._ttl_ms)
+        pipe.incrby(keys.held, len(data))
+        *_, held = await _reached(pipe.execute())
+        if held > self._settings.max_bytes_per_tenant:
+            await self._trim(tenant)
         return True
 
     async def get(self, tenant: str, response_id: str) -> StoredResponse | None:
@@ -78,7 +82,7 @@ class RedisStore:
         entry = StoredResponse.decode(data)
         pipe = self._redis.pipeline(transaction=False)
         pipe.zadd(keys.used, {response_id: time.time()}, xx=True)
-        for key in (keys.used, keys.sizes, *(keys.item(item) for item in entry.ids())):
+        for key in (keys.used, keys.sizes, keys.held, *(keys.item(item) for item in entry.ids())):
             pipe.pexpire(key, self._ttl_ms)
         await _reached(pipe.execute())
         return entry
@@ -94,7 +98,9 @@ class RedisStore:
         data = await _reached(self._redis.getdel(keys.response(response_id)))
         pipe = self._redis.pipeline(transaction=True)
         if data is not None:
-            pipe.delete(*map(keys.item, StoredResponse.decode(data).ids()))
+            for item in StoredResponse.decode(data).ids():
+                pipe.delete(keys.item(item))
+            pipe.decrby(keys.held, len(data))
         pipe.zrem(keys.used, response_id)
         pipe.hdel(keys.sizes, response_id)
         await _reached(pipe.execute())
@@ -118,6 +124,7 @@ class RedisStore:
                 break
             held -= int(sizes.get(response_id, 0))
             await self.delete(tenant, response_id.decode())
+        await _reached(self._redis.set(keys.held, held, px=self._ttl_ms))
 
 
 async def _reached(asked: Awaitable[Any] | Any) -> Any:
