@@ -23,7 +23,9 @@ def evaluate(
             envvar="VORA_BASE_URL", help=f"URL of an OpenAI-compatible server [{_DEFAULT_URL}]."
         ),
     ] = None,
-    suite: Annotated[str, typer.Option(help="Questions: demo, vqa, choice or pope.")] = "demo",
+    suite: Annotated[
+        str, typer.Option(help="Questions: demo, vqa, choice, circular, pope, mme or open.")
+    ] = "demo",
     data: Annotated[Path | None, typer.Option(help="File with the suite's questions.")] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of the suite's images [the folder of --data].")

@@ -5,7 +5,11 @@ A file holds JSON lines or one JSON array. A record has ``question`` (or ``text`
 
 * ``vqa``: ``answer`` or ``answers``;
 * ``choice``: ``options`` (a list, or letters to texts) and ``answer`` (letter, number or text);
-* ``pope``: ``label`` (or ``answer``), yes or no, as POPE's own files have it.
+* ``circular``: the same; each question is asked once for every rotation of its options, as MMBench
+  does, and is right where all of them are;
+* ``pope``: ``label`` (or ``answer``), yes or no, as POPE's own files have it;
+* ``mme``: the same, with ``category``; questions about one image belong together;
+* ``open``: nothing more. Replies are kept for a benchmark's own grader (MM-Vet), not scored.
 """
 
 from __future__ import annotations
@@ -25,13 +29,21 @@ from vora_serve.evaluation.score import (
     yes_or_no,
 )
 
-Kind = Literal["vqa", "choice", "pope"]
+Kind = Literal["vqa", "choice", "circular", "pope", "mme", "open"]
 PROMPTS: dict[str, str] = {
     "vqa": "{question}\nAnswer the question using a single word or phrase.",
     "choice": "{question}\n{options}\n"
     "Answer with the option's letter from the given choices directly.",
     "pope": "{question}\nAnswer with yes or no.",
+    # MME's own questions end so.
+    "mme": "{question}",
+    "open": "{question}",
 }
+PROMPTS["circular"] = PROMPTS["choice"]
+#: MME's categories of cognition; the others are perception.
+_COGNITION = {
+    "commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,7 @@ class Question:
         answers: right answers; of a choice, the letter's number first.
         options: of a choice.
         category: groups questions in the result.
+        group: questions that count together: rotations of one, or those about one image.
     """
 
     text: str
@@ -51,6 +64,7 @@ class Question:
     answers: tuple[str, ...]
     options: tuple[str, ...] = ()
     category: str = ""
+    group: str = ""
 
 
 @dataclass
@@ -92,7 +106,9 @@ def read_suite(
     questions = []
     for number, record in enumerate(records, 1):
         try:
-            questions.append(_question(kind, record, images or file.parent, template))
+            folder = images or file.parent
+            for turn in range(_rotations(kind, record)):
+                questions.append(_question(kind, record, folder, template, turn, str(number)))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"{file}, question {number}: {_reason(error)}") from error
     return questions
@@ -108,6 +124,13 @@ def score(kind: Kind, questions: Sequence[Question], replies: Sequence[str]) -> 
             result.categories[category] = _metrics(
                 kind, [questions[i] for i in chosen], [replies[i] for i in chosen]
             )
+    if kind == "mme":
+        for name, inside in (("cognition", True), ("perception", False)):
+            result.metrics[name] = sum(
+                metrics["score"]
+                for category, metrics in result.categories.items()
+                if (category.lower() in _COGNITION) is inside
+            )
     return result
 
 
@@ -115,8 +138,10 @@ def matches(kind: Kind, question: Question, reply: str) -> bool:
     """Whether one reply is right."""
     if kind == "vqa":
         return exact_match(reply, question.answers)
-    if kind == "choice":
+    if kind in ("choice", "circular"):
         return chosen_option(reply, question.options) == int(question.answers[0])
+    if kind == "open":
+        return False
     return yes_or_no(reply) == question.answers[0]
 
 
@@ -127,10 +152,22 @@ def _metrics(kind: Kind, questions: Sequence[Question], replies: Sequence[str]) 
         scores.pop("questions")
         return scores
     pairs = list(zip(questions, replies, strict=True))
+    if kind == "open":
+        return {"empty": sum(not reply.strip() for reply in replies)}
     metrics = {"accuracy": sum(matches(kind, q, r) for q, r in pairs) / len(pairs)}
     if kind == "vqa" and any(len(question.answers) > 1 for question in questions):
         metrics["consensus"] = sum(consensus(r, q.answers) for q, r in pairs) / len(pairs)
-    if kind == "choice":
+    if kind in ("circular", "mme"):
+        whole: dict[str, bool] = {}
+        for q, r in pairs:
+            whole[q.group] = whole.get(q.group, True) and matches(kind, q, r)
+        together = sum(whole.values()) / len(whole)
+        if kind == "mme":
+            metrics["accuracy_plus"] = together
+            metrics["score"] = 100 * (metrics["accuracy"] + together)
+        else:
+            metrics = {"accuracy": together, "of single rotations": metrics["accuracy"]}
+    if kind in ("choice", "circular"):
         metrics["unclear"] = sum(chosen_option(r, q.options) is None for q, r in pairs)
     return metrics
 
@@ -148,7 +185,15 @@ def _records(file: Path) -> list[Any]:
         raise ConfigurationError(f"{file} is neither JSON lines nor a JSON array.") from error
 
 
-def _question(kind: Kind, record: Any, images: Path, template: str) -> Question:
+def _rotations(kind: Kind, record: Any) -> int:
+    """How often a record is asked."""
+    return len(_options(record)[0]) if kind == "circular" and isinstance(record, dict) else 1
+
+
+def _question(
+    kind: Kind, record: Any, images: Path, template: str, turn: int, number: str
+) -> Question:
+    """One question of a record: ``turn`` rotates its options, ``number`` tells it from others."""
     if not isinstance(record, dict):
         raise ValueError("it is not a record")
     asked = str(record["question"] if "question" in record else record["text"])
@@ -164,8 +209,13 @@ def _question(kind: Kind, record: Any, images: Path, template: str) -> Question:
         answers = tuple(str(a["answer"] if isinstance(a, dict) else a) for a in given)
         if not answers:
             raise ValueError("it has no answer")
-    elif kind == "choice":
+    elif kind in ("choice", "circular"):
         options, answers = _options(record)
+        right = (int(answers[0]) - turn) % len(options)
+        options = options[turn:] + options[:turn]
+        answers = (str(right), answers[1])
+    elif kind == "open":
+        answers = ()
     else:
         label = str(record["label"] if "label" in record else record["answer"]).strip().lower()
         if label not in ("yes", "no"):
@@ -173,7 +223,9 @@ def _question(kind: Kind, record: Any, images: Path, template: str) -> Question:
         answers = (label,)
     shown = "\n".join(f"{chr(65 + i)}. {option}" for i, option in enumerate(options))
     text = template.replace("{options}", shown).replace("{question}", asked)
-    return Question(text, image, answers, options, str(record.get("category", "")))
+    category = str(record.get("category", ""))
+    group = f"{category}/{image}" if kind == "mme" else number
+    return Question(text, image, answers, options, category, group)
 
 
 def _options(record: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -19,7 +19,8 @@ class SuiteRecipe(_Strict):
     """One suite.
 
     Attributes:
-        kind: ``demo`` (the demo's world; needs no file), ``vqa``, ``choice`` or ``pope``.
+        kind: ``demo`` (the demo's world; needs no file), ``vqa``, ``choice``, ``circular``,
+            ``pope``, ``mme`` or ``open``.
         data: the questions' file.
         images: folder of images; the file's own when absent.
         name: in the result; the file's when absent.
@@ -30,7 +31,7 @@ class SuiteRecipe(_Strict):
         blank: ask the demo's questions about blank images too.
     """
 
-    kind: Literal["demo", "vqa", "choice", "pope"]
+    kind: Literal["demo", "vqa", "choice", "circular", "pope", "mme", "open"]
     data: Path | None = None
     images: Path | None = None
     name: str | None = None

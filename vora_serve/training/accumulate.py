@@ -17,18 +17,19 @@ def accumulate(
     """Gradients of a whole step, micro-batch by micro-batch; each token weighs the same.
 
     Returns:
-        ``loss`` (equation 4), ``lm``, ``distill`` and ``aux_i`` of the step.
+        ``loss`` (equation 4), ``lm``, ``distill`` and ``aux_i`` of the step, and its ``images``.
     """
     device = accelerator.device
     totals = torch.tensor(
         [
             sum(int((batch.labels[:, 1:] >= 0).sum()) for batch in batches),
             sum(int(batch.image_mask.sum()) for batch in batches),
+            sum(len(batch.image_grid_hw) for batch in batches),
         ],
         device=device,
         dtype=torch.float64,
     )
-    targets, image_tokens = accelerator.reduce(totals, reduction="sum").tolist()
+    targets, image_tokens, images = accelerator.reduce(totals, reduction="sum").tolist()
     sums: dict[str, float] = {}
     if image_tokens:
         # Of a step with images, also where this process has none: the sums are added up below.
@@ -51,4 +52,5 @@ def accumulate(
     blocks = [value for key, value in sums.items() if key.startswith("aux_")]
     distill = sum(blocks) / len(blocks) if blocks else 0.0
     weighted = module.settings.weight * distill
-    return {"loss": sums["lm"] + weighted, "lm": sums["lm"], "distill": distill} | sums
+    named = {"loss": sums["lm"] + weighted, "lm": sums["lm"], "distill": distill, "images": images}
+    return named | sums

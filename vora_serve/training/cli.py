@@ -134,11 +134,9 @@ def plot(
 def _prepare() -> None:
     """Keep libraries from talking over the run's own output."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import datasets
     import transformers
 
     transformers.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
 
 
 def _say(text: str) -> None:

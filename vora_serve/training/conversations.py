@@ -1,34 +1,65 @@
-"""Rows of public data sets to samples: whose turn it is, where images stand, what their bytes are.
+"""Rows of public data sets to samples: whose turn it is, where images are, what is left out.
 
-Understood: the released records (``frames``, ``conversations`` with ``from``/``value``; parquet
-rows hold the frames' bytes), LLaVA's (``image``, ``conversations``), and OpenAI-style ``messages``
-with ``images``. An image without a place in the text stands before the first question, as in the
-released code.
+Understood: the released records (``frames``, ``conversations`` with ``from``/``value``; Parquet
+rows hold the frames' bytes), LLaVA's (``image``, ``conversations``), ShareGPT's, OpenAI-style
+``messages`` with ``images`` or with images in their content, TRL's ``prompt`` and ``completion``,
+The Cauldron's ``texts``, and captions beside a tar's images. An image without a place in the text
+comes before the first question, as in the released code.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from model_plugin import ImageError
-from model_plugin.decoding import decode
 from model_plugin.images import IMAGE_TOKEN, RELEASED_IMAGE_TOKEN
 from vora_serve.training.data import Sample
 from vora_serve.training.labels import SampleError
+from vora_serve.training.row_images import open_image, raw_images
+from vora_serve.training.rows import CAPTION
 
-#: Fields that may hold a row's images, the first that is there is used.
-IMAGE_FIELDS = ("frames", "images", "image", "jpg", "jpeg", "png", "webp")
 _ROLES = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
     "assistant": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
     "system": "system",
 }
+_TOOLS = ("tool_calls", "function_call", "tools", "functions")
 _PLACE = re.compile(f"({re.escape(RELEASED_IMAGE_TOKEN)}|{re.escape(IMAGE_TOKEN)})")
+_OTHER_PLACE = re.compile(r"<(video|audio)>(?!.*</\1>)", re.DOTALL)
+_IMAGE_PARTS = ("image", "image_url", "input_image")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image is in a turn, with the image where the turn holds it itself."""
+
+    item: Any = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one said: texts, and places of images between them."""
+
+    role: str
+    pieces: tuple[str | Place, ...]
+
+    @property
+    def text(self) -> str:
+        """Its texts."""
+        return "".join(piece for piece in self.pieces if isinstance(piece, str))
+
+    @property
+    def places(self) -> list[Place]:
+        """Its images' places."""
+        return [piece for piece in self.pieces if isinstance(piece, Place)]
 
 
 def read_row(row: Mapping[str, Any], image_dir: Path | None = None) -> Sample:
@@ -40,23 +71,31 @@ def read_row(row: Mapping[str, Any], image_dir: Path | None = None) -> Sample:
 
     Raises:
         SampleError: there is no conversation, an answer is missing or empty, an image cannot be
-            read, or text and images do not fit together.
+            read, text and images do not fit together, or there is more to the row than texts and
+            images (tools, videos).
     """
+    for field in _TOOLS:
+        if row.get(field) not in (None, "", "[]", [], {}):
+            raise SampleError(f"The field {field} holds tools, which are not trained on.", "tools")
     turns = _turns(row)
-    raw = _raw_images(row)
-    places = sum(len(_PLACE.findall(text)) for role, text in turns if role == "user")
-    if places and len(raw) != places:
-        raise SampleError(f"The text places {places} images, but the row holds {len(raw)}.")
-    images = [open_image(item, image_dir) for item in raw]
-    messages: list[dict[str, Any]] = []
+    kept = _answered(turns)
+    places = [place for turn in turns if turn.role == "user" for place in turn.places]
+    raw = _placed(raw_images(row), places)
+    lost = sum(len(turn.places) for turn in turns) - sum(len(turn.places) for turn in kept)
+    images = [open_image(item, image_dir) for item in (raw[:-lost] if lost else raw)]
     unplaced = 0 if places else len(images)
-    for role, text in turns:
-        content: Any = text
-        if role == "user" and images:
-            parts = [{"type": "image"}] * unplaced + _parts(text)
+    messages: list[dict[str, Any]] = []
+    for turn in kept:
+        content: Any = turn.text
+        if turn.role == "user" and (turn.places or unplaced):
+            parts = [{"type": "image"}] * unplaced
             unplaced = 0
-            content = parts if any(p["type"] == "image" for p in parts) else text
-        messages.append({"role": role, "content": content})
+            content = parts + [
+                {"type": "image"} if isinstance(piece, Place) else {"type": "text", "text": piece}
+                for piece in turn.pieces
+                if piece != ""
+            ]
+        messages.append({"role": turn.role, "content": content})
     return Sample(messages, images)
 
 
@@ -76,99 +115,123 @@ def shorten(sample: Sample) -> Sample | None:
     return Sample(kept, sample.images[:places])
 
 
-def open_image(item: Any, image_dir: Path | None) -> Image.Image:
-    """An image from bytes, a path, or ``{"bytes": ..., "path": ...}``, as the gateway decodes it.
-
-    Returns:
-        RGB, as it is to be seen; a Pillow image as it is.
-
-    Raises:
-        SampleError: it is missing, or does not decode without fault.
-    """
-    if isinstance(item, Image.Image):
-        return item
-    if isinstance(item, Mapping):
-        item = item.get("bytes") or item.get("path")
-    if isinstance(item, bytes | bytearray):
-        content, name = bytes(item), "The image"
-    elif isinstance(item, str) and item:
-        file, name = (image_dir or Path()) / item, f"The image {item}"
-        if not file.is_file():
-            raise SampleError(f"{name} is not there.")
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise SampleError(f"{name} cannot be read: {error.strerror}.") from error
-    else:
-        raise SampleError("The image field holds no image.")
-    try:
-        return decode(content)[0]
-    except ImageError as error:
-        raise SampleError(f"{name} cannot be read: {error}") from error
+def _placed(raw: list[Any], places: list[Place]) -> list[Any]:
+    """The images in the order of their places: the turns' own, else the row's."""
+    own = [place.item for place in places if place.item is not None]
+    if places and len(own) + len(raw) != len(places):
+        raise SampleError(
+            f"The text places {len(places)} images, but the row holds {len(own) + len(raw)}.",
+            "image missing" if len(own) + len(raw) < len(places) else "image unplaced",
+        )
+    rest = iter(raw)
+    return [next(rest) if p.item is None else p.item for p in places] if places else raw
 
 
-def _turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Roles and texts, in order."""
-    records = row.get("conversations", row.get("messages"))
-    if isinstance(records, Sequence) and records and isinstance(records[0], list):
-        records = records[0]  # the released parquet files nest it once more
-    if not isinstance(records, Sequence) or isinstance(records, str) or not records:
-        raise SampleError("The row has no conversation.")
+def _answered(turns: list[Turn]) -> list[Turn]:
+    """The turns from the first question to the last answer, with what the system said."""
+    spoken = [index for index, turn in enumerate(turns) if turn.role != "system"]
+    questions = [index for index in spoken if turns[index].role == "user"]
+    answers = [index for index in spoken if turns[index].role == "assistant"]
+    if not questions or not answers or answers[-1] < questions[0]:
+        raise SampleError("The conversation has no question with an answer.")
+    kept = [
+        turn
+        for index, turn in enumerate(turns)
+        if (turn.role == "system" and index < answers[-1]) or questions[0] <= index <= answers[-1]
+    ]
+    roles = [turn.role for turn in kept if turn.role != "system"]
+    if roles != ["user", "assistant"] * (len(roles) // 2):
+        raise SampleError("Questions and answers do not take turns.")
+    return kept
+
+
+def _turns(row: Mapping[str, Any]) -> list[Turn]:
+    """The turns of a row, in order."""
     turns = []
-    for record in records:
+    for record in _records(row):
         if not isinstance(record, Mapping):
-            raise SampleError("A turn of the conversation is no record.")
-        said = record.get("from", record.get("role"))
-        role = _ROLES.get(str(said))
+            raise SampleError("A turn of the conversation is not a record.")
+        said = str(record.get("from", record.get("role")))
+        role = _ROLES.get(said.strip().lower())
+        if any(record.get(field) for field in _TOOLS):
+            raise SampleError("A turn calls tools, which are not trained on.", "tools")
         if role is None:
-            raise SampleError(f"A turn is {said!r}'s; it must be human's, gpt's or system's.")
-        text = _text(record.get("value", record.get("content")))
-        if role == "assistant" and not text.strip():
+            raise SampleError(
+                f"A turn is {said!r}'s; it must be human's, gpt's or system's.", "role"
+            )
+        turn = Turn(role, _pieces(role, record.get("value", record.get("content"))))
+        if role == "assistant" and not turn.text.strip():
             raise SampleError("An answer is empty.")
-        turns.append((role, text))
-    spoken = [role for role, _ in turns if role != "system"]
-    expected = ["user", "assistant"] * ((len(spoken) + 1) // 2)
-    if spoken != expected or not spoken:
-        raise SampleError("Questions and answers do not take turns, or the last has no answer.")
+        if role == "user" and _OTHER_PLACE.search(turn.text):
+            raise SampleError("The text places a video or audio.", "other media")
+        turns.append(turn)
     return turns
 
 
-def _text(content: Any) -> str:
-    """A turn's text; the places of images in list content as placeholders."""
+def _records(row: Mapping[str, Any]) -> Sequence[Any]:
+    """What was said, in whichever field and form it is."""
+    names = ("conversations", "messages", "conversation", "texts")
+    records = next((row[name] for name in names if row.get(name)), None)
+    if records is None and row.get("prompt") and row.get("completion"):
+        prompt, completion = row["prompt"], row["completion"]
+        if isinstance(prompt, str) and isinstance(completion, str):
+            records = _pair(prompt, completion)
+        elif not isinstance(prompt, str) and not isinstance(completion, str):
+            records = [*prompt, *completion]
+    if records is None and row.get(CAPTION):
+        records = _pair("Describe the image.", row[CAPTION])
+    if isinstance(records, Sequence) and records and isinstance(records[0], list):
+        records = records[0]  # the released parquet files nest it once more
+    if not isinstance(records, Sequence) or isinstance(records, str) or not records:
+        fields = ", ".join(sorted(name for name in row if not name.startswith("__"))) or "none"
+        raise SampleError(f"The row has no conversation (its fields: {fields}).")
+    if isinstance(records[0], Mapping) and {"user", "assistant"} <= records[0].keys():
+        records = [turn for r in records for turn in _pair(r["user"], r["assistant"])]
+    return records
+
+
+def _pair(question: Any, answer: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _pieces(role: str, content: Any) -> tuple[str | Place, ...]:
+    """Texts and places of a turn's content; only a question's text is searched for places."""
     if isinstance(content, str):
-        return content
-    if isinstance(content, Sequence):
-        pieces = []
-        for part in content:
-            if not isinstance(part, Mapping):
-                raise SampleError("A turn's content is neither text nor a list of parts.")
-            is_image = part.get("type") in ("image", "image_url")
-            pieces.append(RELEASED_IMAGE_TOKEN if is_image else str(part.get("text") or ""))
-        return "".join(pieces)
-    raise SampleError("A turn has no text.")
-
-
-def _raw_images(row: Mapping[str, Any]) -> list[Any]:
-    for field in IMAGE_FIELDS:
-        value = row.get(field)
-        if value is None:
+        return _split(content) if role == "user" else (content,)
+    if not isinstance(content, Sequence):
+        raise SampleError("A turn has no text.")
+    found: list[str | Place] = []
+    for part in content:
+        if isinstance(part, str):
+            found.append(part)
             continue
-        items = list(value) if isinstance(value, Sequence) and not _is_one(value) else [value]
-        if any(item is None or item in ("", b"") for item in items):
-            raise SampleError(f"The field {field} is there but holds no image.")
-        return items
-    return []
+        if not isinstance(part, Mapping):
+            raise SampleError("A turn's content is neither text nor a list of parts.")
+        kind = part.get("type") or next((k for k in (*_IMAGE_PARTS, "text") if part.get(k)), None)
+        if kind in _IMAGE_PARTS:
+            found.append(Place(_item_of(part)))
+        elif kind in ("text", "input_text", "output_text"):
+            found.append(str(part.get("text") or ""))
+        else:
+            raise SampleError(f"A turn holds a part of type {kind!r}.", "other media")
+    if any(isinstance(piece, Place) for piece in found):
+        if role != "user":
+            raise SampleError("An image is in a turn that is not a question.", "image unplaced")
+        return tuple(found)
+    texts = [piece for piece in found if isinstance(piece, str)]
+    return _split("".join(texts)) if role == "user" else tuple(texts)
 
 
-def _is_one(value: Any) -> bool:
-    return isinstance(value, str | bytes | bytearray)
+def _item_of(part: Mapping[str, Any]) -> Any:
+    """The image that a part of a turn's content holds, if it does; else it is the row's next."""
+    for key in (*_IMAGE_PARTS, "url", "path", "bytes", "source", "data"):
+        value = part.get(key)
+        if value is not None and value not in ("", b""):
+            return value
+    return None
 
 
-def _parts(text: str) -> list[dict[str, Any]]:
-    """Text with placeholders as a list of parts."""
+def _split(text: str) -> tuple[str | Place, ...]:
+    """Text at the places of its images."""
     pieces = _PLACE.split(text)
-    return [
-        {"type": "image"} if index % 2 else {"type": "text", "text": piece}
-        for index, piece in enumerate(pieces)
-        if index % 2 or piece
-    ]
+    return tuple(Place() if index % 2 else piece for index, piece in enumerate(pieces))

@@ -16,7 +16,14 @@ IGNORE = -100
 
 
 class TooLongError(SampleError):
-    """A sample has more tokens than a sequence may."""
+    """A sample has more tokens than a sequence may.
+
+    Args:
+        message: the sentence.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "too long")
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ class Tokeniser:
         try:
             features = self.processor.image_processor(sample.images, return_tensors="pt")
         except ImageError as error:
-            raise SampleError(str(error)) from error
+            raise SampleError(str(error), "image unusable") from error
         counts = features["image_grid_hw"].prod(-1) // self.processor.settings.merge_size**2
         try:
             ids = self.processor.expand(labelled.ids, counts.tolist())

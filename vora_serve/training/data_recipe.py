@@ -1,14 +1,17 @@
 """The data section of a recipe: where samples come from and how they are mixed and packed."""
 
 import glob
+import logging
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from model_plugin import ConfigError
 from vora_serve.training.recipe import Strict
 
+log = logging.getLogger(__name__)
+_SKIPPED_SHARE = 0.01
 Format = Literal["jsonl", "parquet", "webdataset"]
 _SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -65,24 +68,45 @@ class Data(Strict):
 
     Attributes:
         sources: mixed by weight.
-        shuffle_buffer: raw samples that are held and shuffled at a time, in each lane.
-        lanes: independent streams that a run draws from, each with its share of every source. They
-            are dealt to processes and their workers, so what a step sees does not depend on how
-            many of those there are. Processes must divide lanes, and lanes the batch.
+        shuffle_buffer: raw samples that are held and shuffled at a time, in each shard.
+        shards: independent streams that a run draws from, each with its share of every source. They
+            are spread over processes and their workers, so what a step sees does not depend on how
+            many of those there are. Processes must divide shards, and shards the batch. (``lanes``
+            is their earlier name, which is still read.)
         pack: fill sequences of ``max_length`` with whole samples; a batch then counts sequences.
         pack_window: samples that are packed together; more leave less padding.
         too_long: what happens to samples of more than ``max_length`` tokens: ``shorten`` leaves
             out last questions until they fit, ``skip`` counts them as broken.
-        max_skipped: broken samples after which a run stops.
+        max_skipped: broken samples that a run skips in any case; those that are too long do not
+            count.
+        max_skipped_share: broken samples that it skips beyond them, as a share of those read; 0.01
+            unless ``max_skipped`` is given, then none.
     """
 
     sources: tuple[Source, ...] = Field(min_length=1)
     shuffle_buffer: int = Field(default=1000, gt=0)
-    lanes: int = Field(default=1, gt=0)
+    shards: int = Field(default=1, gt=0)
     pack: bool = False
     pack_window: int = Field(default=128, gt=0)
     too_long: Literal["shorten", "skip"] = "shorten"
     max_skipped: int = Field(default=1000, ge=0)
+    max_skipped_share: float | None = Field(default=None, ge=0, le=1)
+
+    @property
+    def skipped_share(self) -> float:
+        """The share in force."""
+        if self.max_skipped_share is not None:
+            return self.max_skipped_share
+        return 0.0 if "max_skipped" in self.model_fields_set else _SKIPPED_SHARE
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_names(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "lanes" not in given:
+            return given
+        log.warning("data.lanes is now called data.shards; the old name goes with the next release")
+        kept = {key: value for key, value in given.items() if key != "lanes"}
+        return kept | {"shards": given["lanes"]}  # it overrides what a base says
 
     @model_validator(mode="after")
     def _window_fits(self) -> Self:

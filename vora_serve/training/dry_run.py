@@ -6,13 +6,16 @@ from model_plugin import VoRAError
 from model_plugin.checkpoint import Checkpoint
 from vora_serve.training.data import Tokeniser
 from vora_serve.training.estimate import Estimate, estimate
-from vora_serve.training.feed import check_division
+from vora_serve.training.loader import check_division
 from vora_serve.training.plan import Plan, plan_finetune, plan_pretrain
 from vora_serve.training.preflight import check_sources
 from vora_serve.training.processor import load_processor
 from vora_serve.training.run_recipe import FinetuneRun, MergeRun, PretrainRun
+from vora_serve.training.sources import reading
 
 _MIB, _GIB = 2**20, 2**30
+#: Times that a pass may read the data before something is said of it.
+_TOO_MUCH = 1.2
 
 
 def describe(recipe: PretrainRun | FinetuneRun, processes: int, tflops: float) -> str:
@@ -54,7 +57,7 @@ def describe(recipe: PretrainRun | FinetuneRun, processes: int, tflops: float) -
     lines += [f"  {name:<18}{_size(count):>16}" for name, count in made.memory.items() if count]
     lines += ["", "# Work, about"]
     lines += _work(recipe, made, seconds, settings.steps, processes, tflops)
-    lines += ["", "# Data"] + [f"  {note}" for note in _data_notes(recipe, plan)]
+    lines += ["", "# Data"] + [f"  {note}" for note in _data_notes(recipe, plan, processes)]
     return "\n".join(lines) + "\n"
 
 
@@ -95,18 +98,32 @@ def _work(
     ]
 
 
-def _data_notes(recipe: PretrainRun | FinetuneRun, plan: Plan) -> list[str]:
+def _data_notes(recipe: PretrainRun | FinetuneRun, plan: Plan, processes: int) -> list[str]:
     """How the data looks, or what is missing: a dry run needs none of it."""
     try:
         processor = load_processor(recipe.model, plan.images)
         mean = check_sources(recipe.data, Tokeniser(processor, recipe.max_length))
     except (VoRAError, OSError) as error:
         return [f"not looked at: {error}"]
+    settings, shards = recipe.optimisation, recipe.data.shards
+    readers = processes * (settings.workers or 1)
     notes = []
     for source in recipe.data.sources:
         kind, files = source.resolve()
         size = sum(file.stat().st_size for file in files)
         notes.append(f"{len(files)} {kind} file(s), {_size(size)}, weight {source.weight:g}")
+        times = reading(source, settings.seed, shards, readers)
+        notes.append(
+            f"  a pass reads {_size(int(times * size))}, {times:.2f} times the data, in {shards} "
+            f"shards by {readers} reader(s)"
+        )
+        if kind == "jsonl":
+            notes.append("  each process first reads through the files once, to find their records")
+        if times > _TOO_MUCH:
+            notes.append(
+                "  readers share row groups, which each reads whole; fewer optimisation.workers or "
+                "smaller row groups help"
+            )
     return [*notes, f"the first samples have {mean:.0f} tokens on average"]
 
 

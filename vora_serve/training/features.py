@@ -36,7 +36,7 @@ class PixelBridge:
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) normalised for the model to (B, 3, S, S) normalised for the teacher.
 
-        The picture is resized whole (bicubic, antialiased), so that the teacher's patches still lie
+        The image is resized whole (bicubic, antialiased), so that the teacher's patches still lie
         over the model's, stretched alike.
         """
         side = self.image_size
@@ -83,10 +83,10 @@ def fit_grid(states: torch.Tensor, grid: tuple[int, int], merge: int) -> torch.T
 
 
 class FeatureCache:
-    """A teacher's hidden states by picture, one file each, whole or absent.
+    """A teacher's hidden states by image, one file each, whole or absent.
 
-    Worth it where pictures come again (several epochs, several runs on the same data) and are few:
-    a picture takes blocks x tokens x width x 2 bytes.
+    Worth it where images come again (several epochs, several runs on the same data) and are few:
+    an image takes blocks x tokens x width x 2 bytes.
 
     Args:
         folder: made when needed.
@@ -109,7 +109,7 @@ class FeatureCache:
         return cls(Path(teacher.cache), int(teacher.cache_gb * 1e9))
 
     def key(self, pixels: torch.Tensor) -> str:
-        """Name of a picture: a digest of its values, (3, H, W)."""
+        """Name of an image: a digest of its values, (3, H, W)."""
         data = pixels.detach().cpu().float().contiguous().numpy().tobytes()
         return hashlib.blake2b(data, digest_size=16, key=self.owner.encode()).hexdigest()
 
@@ -126,7 +126,7 @@ class FeatureCache:
         return found
 
     def put(self, key: str, states: dict[str, torch.Tensor]) -> None:
-        """Keep a picture's states, in bfloat16."""
+        """Keep an image's states, in bfloat16."""
         kept = {n: t.detach().to("cpu", torch.bfloat16).contiguous() for n, t in states.items()}
         size = sum(t.numel() * 2 for t in kept.values())
         if self.bytes + size > self.max_bytes:

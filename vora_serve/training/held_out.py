@@ -6,7 +6,7 @@ from vora_serve.training.data import Tokeniser, collate
 from vora_serve.training.data_recipe import Data
 from vora_serve.training.evaluate import right_answers
 from vora_serve.training.step import TrainingModel
-from vora_serve.training.stream import Lane
+from vora_serve.training.stream import Shard
 
 
 class HeldOutSet:
@@ -23,9 +23,9 @@ class HeldOutSet:
     def __init__(
         self, data: Data, tokeniser: Tokeniser, samples: int, every: int, batch_size: int
     ) -> None:
-        lane = Lane(data, tokeniser, seed=0, lane=0)
+        shard = Shard(data, tokeniser, seed=0, number=0)
         self.every = every
-        examples = [next(lane) for _ in range(samples)]
+        examples = [next(shard) for _ in range(samples)]
         examples.sort(key=lambda example: len(example.input_ids))
         pad_id = tokeniser.processor.tokenizer.pad_token_id
         self.groups = [

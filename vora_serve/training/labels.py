@@ -24,7 +24,16 @@ _END = "\U000f0000\U000ffffd"
 
 
 class SampleError(VoRAError, ValueError):
-    """A sample cannot be trained on; the sentence says why."""
+    """A sample cannot be trained on; the sentence says why.
+
+    Args:
+        message: the sentence.
+        kind: what such samples are counted under.
+    """
+
+    def __init__(self, message: str, kind: str = "conversation") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -104,14 +113,16 @@ class Labeller:
             return str(self.processor.apply_chat_template(messages, add_generation_prompt=ask))
         # A template fails in its own words, or like any program.
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise SampleError(f"The chat template refuses the conversation: {error}") from error
+            raise SampleError(
+                f"The chat template refuses the conversation: {error}", "template"
+            ) from error
 
     def _ends(self, messages: Messages, answers: list[int], plain: str) -> list[int]:
         """Where each answer's own text ends in the rendering."""
         pieces = self._render(_marked(messages, answers)).split(_END)
         if "".join(pieces) != plain or len(pieces) != len(answers) + 1:
             raise SampleError(
-                "The chat template does not show each answer once and as it is written."
+                "The chat template does not show each answer once and as it is written.", "template"
             )
         ends, place = [], 0
         for piece in pieces[:-1]:

@@ -1,25 +1,28 @@
 """The training loop: the same for pretraining and fine-tuning, on one process or many."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 
 from model_plugin import VoRAError, VoRAProcessor
 from vora_serve.training.accumulate import accumulate
 from vora_serve.training.data import Batch, SampleSource, Tokeniser
 from vora_serve.training.data_recipe import Data
-from vora_serve.training.feed import SKIPPED_FILE, Feed, make_feed
 from vora_serve.training.health import Health, StopRequest, TrainingStopped, all_finite
 from vora_serve.training.held_out import HeldOutSet
 from vora_serve.training.identity import Identity
+from vora_serve.training.labels import SampleError
+from vora_serve.training.loader import SKIPPED_FILE, Loader, make_loader
 from vora_serve.training.metrics import METRICS_FILE, Metrics
 from vora_serve.training.optim import Rates
 from vora_serve.training.parallel import Strategy, make_strategy
 from vora_serve.training.recipe import Optimisation
+from vora_serve.training.skipped import Skipped, too_many
 from vora_serve.training.state import STATE_FOLDER, RunState
 from vora_serve.training.step import TrainingModel, compile_blocks
 
@@ -79,18 +82,26 @@ def train(
     state = RunState(out_dir / STATE_FOLDER, strategy, settings, accelerator, identity or {})
     start = state.load()
     module.train()
-    feed = make_feed(
+    loader = make_loader(
         samples,
         Tokeniser(processor, max_length),
         settings,
         start=start,
-        states=state.lanes,
+        states=state.shards,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         dense=module.model.llm.config._attn_implementation in ("sdpa", "eager"),
         report=out_dir / SKIPPED_FILE if accelerator.is_main_process else None,
     )
-    run = _Run(module, strategy, settings, accelerator, feed, state)
+    run = _Run(
+        module,
+        strategy,
+        settings,
+        accelerator,
+        loader,
+        state,
+        samples if isinstance(samples, Data) else None,
+    )
     try:
         with (
             StopRequest() as request,
@@ -98,18 +109,26 @@ def train(
                 out_dir / METRICS_FILE, name, start, settings, accelerator.is_main_process
             ) as metrics,
         ):
-            for step, batches in enumerate(feed, start):
+            for step, batches in enumerate(loader, start):
                 rate = rates.set(step)
                 losses, applied = run.step(step, batches)
-                metrics.add(step, losses | {"lr": rate}, batches, applied, feed.skipped, run.health)
+                run.count_skipped(step + 1)
+                metrics.add(step, losses | {"lr": rate}, batches, applied, run.skipped, run.health)
                 done = step + 1
                 if held_out is not None and (done % held_out.every == 0 or done == settings.steps):
                     found = held_out.evaluate(module, accelerator.device)
                     metrics.write({"stage": f"{name}, held out", "step": done} | found)
                 run.keep(done, stop=request.received)
+                run.check_skipped()
                 if snapshot is not None and is_due(settings.export_every, done, settings.steps):
                     snapshot(done)
             run.finish()
+    except SampleError as error:
+        # A shard that finds nothing to train on is known to its process alone; several cannot save
+        # a state then, since that takes all of them.
+        if accelerator.num_processes == 1 and run.good[0] and state.step != run.good[0]:
+            state.save(*run.good)
+        raise SampleError(_ended(str(error), state), error.kind) from error
     except VoRAError as error:
         raise type(error)(_ended(str(error), state)) from error
     except (OSError, RuntimeError, MemoryError) as error:
@@ -126,15 +145,19 @@ class _Run:
         strategy: Strategy,
         settings: Optimisation,
         accelerator: Accelerator,
-        feed: Feed,
+        loader: Loader,
         state: RunState,
+        data: Data | None,
     ) -> None:
         self.module, self.strategy, self.settings = module, strategy, settings
-        self.accelerator, self.feed, self.state = accelerator, feed, state
+        self.accelerator, self.loader, self.state = accelerator, loader, state
+        self.data = data
+        #: Of all processes.
+        self.skipped = loader.skipped
         self.health = Health(settings.max_nonfinite_steps)
         self.trained = [p for p in module.parameters() if p.requires_grad]
         #: The last step whose update was applied, and where the data loader was after it.
-        self.good = (state.step or 0, dict(state.lanes))
+        self.good = (state.step or 0, dict(state.shards))
 
     def step(self, step: int, batches: list[Batch]) -> tuple[dict[str, float], bool]:
         """One step: its losses, and whether the weights were updated."""
@@ -153,11 +176,34 @@ class _Run:
             )
         return losses | {"grad_norm": norm}, applied
 
+    def count_skipped(self, done: int) -> None:
+        """Add up what all processes have skipped: several of them, where a line is written."""
+        own = self.loader.skipped
+        if self.accelerator.num_processes == 1:
+            self.skipped = own
+        elif done % self.settings.log_every == 0 or done == self.settings.steps:
+            parts = gather_object([(own.seen, dict(own.reasons))])
+            reasons = sum((Counter(found) for _, found in parts), Counter[str]())
+            self.skipped = Skipped(sum(seen for seen, _ in parts), reasons)
+
+    def check_skipped(self) -> None:
+        """End the run where too much is skipped; it can be resumed once a limit is raised.
+
+        Raises:
+            SampleError: it is too much.
+        """
+        skipped = self.skipped
+        reason = self.data and too_many(skipped.reasons, skipped.seen, self.data)
+        if reason:
+            if self.good[0] and self.state.step != self.good[0]:
+                self.state.save(*self.good)
+            raise SampleError(reason)
+
     def keep(self, done: int, *, stop: bool) -> None:
         """Save a state where one is due, or where the run is asked to stop."""
         applied = self.health.in_a_row == 0
         if applied:
-            self.good = (done, dict(self.feed.state()))
+            self.good = (done, dict(self.loader.state()))
         if self._any(stop):
             self.state.save(*self.good)
             raise TrainingStopped(f"The run was asked to stop (SIGTERM) after step {done}.")

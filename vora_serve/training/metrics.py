@@ -11,6 +11,7 @@ from model_plugin import ConfigError
 from vora_serve.training.data import Batch
 from vora_serve.training.health import Health
 from vora_serve.training.recipe import Optimisation
+from vora_serve.training.skipped import Skipped
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -55,7 +56,7 @@ class Metrics:
         values: dict[str, float],
         batches: list[Batch],
         applied: bool,
-        skipped: int,
+        skipped: Skipped,
         health: Health,
     ) -> None:
         """Count a step in.
@@ -65,7 +66,7 @@ class Metrics:
             values: losses and the like.
             batches: this process's micro-batches.
             applied: whether the weights were updated; the values of other steps are left out.
-            skipped: broken samples so far, on this process.
+            skipped: samples passed over so far, on all processes.
             health: the run's.
         """
         self.steps += 1
@@ -83,11 +84,13 @@ class Metrics:
         line |= {key: round(value / self.applied, 6) for key, value in self.sums.items()}
         line["tokens_per_second"] = round(self.tokens / (now - self.since), 1)
         counts = {
-            "skipped": skipped,
+            "skipped": skipped.count,
             "skipped_steps": health.skipped,
             "spikes": health.spikes,
         }
         line |= {key: count for key, count in counts.items() if count}
+        if skipped.count:
+            line["skipped_by_reason"] = dict(sorted(skipped.reasons.items()))
         if self.applied:
             self.bar.set_postfix(lm=f"{line['lm']:.3f}", distill=f"{line['distill']:.3f}")
         self.write(line)

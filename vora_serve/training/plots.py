@@ -38,7 +38,7 @@ def plot_run(run: Path, out: Path) -> None:
 
     Args:
         run: its folder.
-        out: picture to write (PNG, SVG or PDF, by its name).
+        out: file to write (PNG, SVG or PDF, by its name).
 
     Raises:
         ConfigError: there are no metrics, or ``out`` cannot be written.

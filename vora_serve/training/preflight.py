@@ -6,9 +6,9 @@ from vora_serve.training.data import Tokeniser, TooLongError
 from vora_serve.training.data_recipe import Data, Source
 from vora_serve.training.held_out import HeldOutSet
 from vora_serve.training.labels import SampleError
+from vora_serve.training.rows import FAULT
 from vora_serve.training.run_recipe import FinetuneRun, PretrainRun
-from vora_serve.training.sources import FAULT, open_source, row_name
-from vora_serve.training.stream import folder_of
+from vora_serve.training.sources import first_rows, folder_of, row_name
 
 _LOOKED_AT = 8
 
@@ -61,9 +61,8 @@ def check_sources(data: Data, tokeniser: Tokeniser) -> float:
 def _look(source: Source, tokeniser: Tokeniser) -> float:
     lengths: list[int] = []
     first_fault = None
-    rows = iter(open_source(source, seed=0, epoch=0, lane=0, lanes=1))
     number = 0
-    for number, row in zip(range(1, _LOOKED_AT + 1), rows, strict=False):
+    for number, row in enumerate(first_rows(source, _LOOKED_AT), 1):
         try:
             if FAULT in row:
                 raise SampleError(row[FAULT])

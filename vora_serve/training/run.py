@@ -12,8 +12,8 @@ from vora_serve.training.card import checkpoint_files
 from vora_serve.training.data import Tokeniser
 from vora_serve.training.dry_run import describe, describe_merge
 from vora_serve.training.features import FeatureCache
-from vora_serve.training.feed import check_division
 from vora_serve.training.identity import recipe_identity
+from vora_serve.training.loader import check_division
 from vora_serve.training.plan import plan_finetune, plan_pretrain
 from vora_serve.training.preflight import check_data
 from vora_serve.training.processor import load_processor

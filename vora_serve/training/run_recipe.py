@@ -37,7 +37,7 @@ class ModelSettings(Strict):
 
 
 class Images(Strict):
-    """Geometry and normalisation of pictures.
+    """Geometry and normalisation of images.
 
     Attributes:
         resolution: ``fixed``, or ``native`` (fine-tuning only).
@@ -62,9 +62,9 @@ class TeacherSettings(Strict):
     Attributes:
         path: a folder or a hub id.
         dtype: that it computes in.
-        image_size: ``model`` when it sees the model's own pixels; ``own`` when pictures are resized
+        image_size: ``model`` when it sees the model's own pixels; ``own`` when images are resized
             to the size that it was trained at and its states interpolated to the LLM's tokens.
-        cache: folder that keeps its states by picture; none when absent.
+        cache: folder that keeps its states by image; none when absent.
         cache_gb: most gigabytes kept there.
     """
 
@@ -115,7 +115,7 @@ class FinetuneRun(FinetuneRecipe):
 
     Attributes:
         model, data: what is trained, on what.
-        images: geometry of pictures; the checkpoint's own when absent.
+        images: geometry of images; the checkpoint's own when absent.
         held_out: evaluation during training.
         run: folder of metrics and states.
         out: the fine-tuned checkpoint.

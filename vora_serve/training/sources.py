@@ -1,156 +1,176 @@
-"""Data files as streams of rows, through the ``datasets`` library: nothing is converted beforehand.
+"""Data files distributed over the shards of a run, so that each row is read once in a pass.
 
-JSON lines and tars are read by readers of our own behind ``IterableDataset.from_generator``: the
-library's would infer one schema for a whole file and end the stream at the first row that does not
-fit it, where a run should skip that row and go on.
+A source is a list of units in the order of a pass: row groups of Parquet, else whole files. Laid
+end to end, they are cut into as many equal parts as there are shards, and a unit that a cut goes
+through is cut at a row. Every second shard reads its part backwards, unit by unit, so that the two
+shards of a cut unit come to it at the same time, at the beginning or at the end of a pass.
 """
 
-import json
-import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import datasets
 import numpy as np
-from datasets import IterableDataset
-from datasets.distributed import split_dataset_by_node
 
+from vora_serve.training import parquet
 from vora_serve.training.data_recipe import Format, Source
-
-#: Row field with the row's name for the log, and with what made it unreadable, if anything did.
-NAME, FAULT = "__name__", "__fault__"
-_CHUNK = 1 << 20
+from vora_serve.training.rows import NAME, Row, count_json, count_tar, read_json, read_tar, stamp
 
 
-def open_source(source: Source, seed: int, epoch: int, lane: int, lanes: int) -> IterableDataset:
-    """One lane's share of a data set, once through.
+@dataclass(frozen=True)
+class Unit:
+    """What is assigned to shards: a row group, or a file.
+
+    Attributes:
+        kind: the file's format.
+        file: its path.
+        group: the row group's number; None for a file.
+        weight: rows of a row group, bytes of a file.
+        size: bytes that are read of it.
+    """
+
+    kind: Format
+    file: str
+    group: int | None
+    weight: int
+    size: int
+
+    def rows(self) -> int:
+        """How many there are."""
+        if self.group is not None:
+            return self.weight
+        return count_json(self.file) if self.kind == "jsonl" else count_tar(self.file)
+
+    def read(self, start: int, stop: int) -> Iterator[Row]:
+        """Rows ``start`` to ``stop``."""
+        if self.group is not None:
+            return parquet.read_group(self.file, self.group, start, stop)
+        return (read_json if self.kind == "jsonl" else read_tar)(self.file, start, stop)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A shard's part of a unit: from ``first`` to ``last``, measured as the unit's weight is."""
+
+    unit: Unit
+    first: int
+    last: int
+
+    def bounds(self) -> tuple[int, int]:
+        """The numbers of its first row and of the one behind its last."""
+        rows, weight = self.unit.rows(), self.unit.weight
+        return self.first * rows // weight, self.last * rows // weight
+
+
+class Units:
+    """A source's units, in the order of its files.
+
+    Args:
+        units: them.
+    """
+
+    def __init__(self, units: list[Unit]) -> None:
+        self.units = units
+        self.weights = np.array([unit.weight for unit in units], np.int64)
+
+    def assign(self, seed: int, epoch: int, shard: int, shards: int) -> list[Part]:
+        """A shard's parts of one pass.
+
+        Args:
+            seed, epoch: the order of units follows from them.
+            shard, shards: which share; another one in each pass, so that no shard has the same rows
+                always.
+        """
+        order = np.random.default_rng([seed, epoch, 83]).permutation(len(self.units))
+        ends = np.cumsum(self.weights[order])
+        total = int(ends[-1]) if len(ends) else 0
+        place = (shard + epoch) % shards
+        first, last = place * total // shards, (place + 1) * total // shards
+        parts = []
+        for index in range(int(np.searchsorted(ends, first, side="right")), len(order)):
+            unit = self.units[order[index]]
+            begin = int(ends[index]) - unit.weight
+            if begin >= last:
+                break
+            parts.append(Part(unit, max(first - begin, 0), min(last - begin, unit.weight)))
+        return parts[::-1] if place % 2 else parts
+
+
+def units_of(source: Source) -> Units:
+    """A source's units.
+
+    Raises:
+        ConfigError: files are missing or cannot be read.
+    """
+    kind, files = source.resolve()
+    return _units(kind, tuple((str(file), stamp(str(file))) for file in files))
+
+
+@lru_cache(maxsize=64)
+def _units(kind: Format, files: tuple[tuple[str, tuple[int, int]], ...]) -> Units:
+    units: list[Unit] = []
+    for file, (size, _) in files:
+        if kind == "parquet":
+            groups = enumerate(parquet.row_groups(file))
+            units += [Unit(kind, file, n, rows, held) for n, (rows, held) in groups if rows]
+        elif size:
+            units.append(Unit(kind, file, None, size, size))
+    return Units(units)
+
+
+def reading(source: Source, seed: int, shards: int, readers: int) -> float:
+    """Bytes that a pass reads, as a multiple of the data's.
 
     Args:
         source: the recipe's.
-        seed, epoch: the order of files follows from them.
-        lane, lanes: which share. Whole files are dealt out when their number is a multiple of
-            ``lanes``; rows otherwise.
+        seed: of the run.
+        shards: of the run.
+        readers: processes that read, each with neighbouring shards; those of a row group that two
+            of them share read it twice.
+    """
+    units = units_of(source)
+    total = sum(unit.size for unit in units.units)
+    read = 0
+    for reader in range(readers):
+        own = range(reader * shards // readers, (reader + 1) * shards // readers)
+        whole, cut = set(), 0
+        for shard in own:
+            for part in units.assign(seed, 0, shard, shards):
+                if part.unit.group is not None:
+                    whole.add(part.unit)
+                else:
+                    cut += part.last - part.first
+        read += cut + sum(unit.size for unit in whole)
+    return read / max(total, 1)
 
-    Returns:
-        Rows (dictionaries), with :data:`NAME`; resumable by ``state_dict``/``load_state_dict``.
+
+def first_rows(source: Source, count: int) -> Iterator[Row]:
+    """The first rows of a source, in the order of its files.
 
     Raises:
-        ConfigError: files are missing.
+        ConfigError: files are missing or cannot be read.
     """
-    kind, files = source.resolve()
-    order = np.random.default_rng([seed, epoch, 83]).permutation(len(files))
-    names = [str(files[i]) for i in order]
-    stream = _open(kind, names)
-    if lanes > 1:
-        stream = split_dataset_by_node(stream, rank=lane, world_size=lanes)
-    return stream
-
-
-def _open(kind: Format, names: list[str]) -> IterableDataset:
-    if kind == "parquet":
-        rows = datasets.load_dataset("parquet", data_files=names, split="train", streaming=True)
-        return rows.decode(False)
-    reader = read_json if kind == "jsonl" else read_tars
-    return IterableDataset.from_generator(reader, gen_kwargs={"files": names})
-
-
-def read_json(files: list[str]) -> Iterator[dict[str, Any]]:
-    """Records of JSON-lines files, or of files that hold one JSON array, never read whole."""
-    for name in files:
-        with open(name, encoding="utf-8", errors="replace") as file:
-            first = file.read(1)
-            while first.isspace():
-                first = file.read(1)
-            file.seek(0)
-            if first == "[":
-                yield from _array(file, name)
-                continue
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _record(line, f"{name}:{number}")
-
-
-def read_tars(files: list[str]) -> Iterator[dict[str, Any]]:
-    """Samples of WebDataset tars: neighbouring members of one name; JSON members are spread out."""
-    for name in files:
-        row: dict[str, Any] = {}
-        key = None
-        try:
-            with tarfile.open(name, "r|*") as tar:
-                for member in tar:
-                    if not member.isfile():
-                        continue
-                    folder, _, base = member.name.rpartition("/")
-                    stem, _, extension = base.partition(".")
-                    if (folder, stem) != key and row:
-                        yield row
-                        row = {}
-                    key = (folder, stem)
-                    row[NAME] = f"{name}:{folder}/{stem}" if folder else f"{name}:{stem}"
-                    content = tar.extractfile(member)
-                    _add(row, extension.lower(), content.read() if content else b"")
-        except (tarfile.TarError, OSError, EOFError) as error:
-            yield {NAME: name, FAULT: f"The tar breaks off: {error}"}
-            row = {}
-        if row:
+    for unit in units_of(source).units:
+        for row in unit.read(0, count):
             yield row
-
-
-def _add(row: dict[str, Any], extension: str, content: bytes) -> None:
-    if extension == "json":
-        row.update(_record(content.decode("utf-8", errors="replace"), row[NAME]))
-    elif extension == "txt":
-        row.setdefault("conversations", _caption(content.decode("utf-8", errors="replace")))
-    else:
-        row[extension] = content
-
-
-def _caption(text: str) -> list[dict[str, str]]:
-    """A picture's text file is its caption."""
-    return [
-        {"from": "human", "value": "Describe the image."},
-        {"from": "gpt", "value": text.strip()},
-    ]
-
-
-def _record(text: str, name: str) -> dict[str, Any]:
-    try:
-        record = json.loads(text)
-    except ValueError as error:
-        return {NAME: name, FAULT: f"It is not valid JSON: {error}"}
-    if not isinstance(record, dict):
-        return {NAME: name, FAULT: "It is no JSON object."}
-    return record | {NAME: name}
-
-
-def _array(file: Any, name: str) -> Iterator[dict[str, Any]]:
-    """Items of a JSON array, decoded one after another from a window of text."""
-    decoder = json.JSONDecoder()
-    text, position, number = file.read(_CHUNK), 0, 0
-    position = text.index("[") + 1
-    while True:
-        while position < len(text) and text[position] in " \t\r\n,":
-            position += 1
-        try:
-            item, position = decoder.raw_decode(text, position)
-        except ValueError:
-            more = file.read(_CHUNK)
-            if more:
-                text, position = text[position:] + more, 0
-                continue
-            if text[position:].strip() != "]":
-                yield {NAME: name, FAULT: f"The array breaks off after {number} records."}
+            count -= 1
+        if count <= 0:
             return
-        number += 1
-        row = item if isinstance(item, dict) else {FAULT: "It is no JSON object."}
-        yield row | {NAME: f"{name}:{number}"}
 
 
-def row_name(row: dict[str, Any], source: Source, number: int) -> str:
+def row_name(row: Row, source: Source, number: int) -> str:
     """What the log calls a row: its own name, its id, or its place in the stream."""
     if NAME in row:
         return str(row[NAME])
     given = row.get("id")
-    shown = f"id {given}" if given not in (None, "") else f"row {number} of its lane"
+    shown = f"id {given}" if given not in (None, "") else f"row {number} of its shard"
     return f"{Path(source.files[0]).name}: {shown}"
+
+
+def folder_of(source: Source) -> Path:
+    """Where relative image paths start: where the recipe says, else beside the data."""
+    if source.image_dir:
+        return Path(source.image_dir)
+    first = Path(source.files[0])
+    return first if first.is_dir() else first.parent

@@ -28,6 +28,8 @@ from vora_serve.training.stream import State
 
 log = logging.getLogger(__name__)
 STATE_FOLDER = "state"
+#: Of what a state holds; another is refused.
+_VERSION = 2
 _FILE, _PREVIOUS, _SHARDS = "state.pt", "previous.pt", "shards"
 
 
@@ -54,7 +56,7 @@ class RunState:
         self.settings, self.accelerator = settings, accelerator
         self.identity = identity
         #: Where the data loader is: states of all shards of the data.
-        self.lanes: dict[int, State] = {}
+        self.shards: dict[int, State] = {}
         #: Steps done in the newest good state; None while there is none.
         self.step: int | None = None
         #: The run's last step and place in the data, once it has ended.
@@ -65,25 +67,26 @@ class RunState:
         if self.final is not None and self.step != self.final[0]:
             self.save(*self.final)
 
-    def save(self, step: int, lanes: dict[int, State]) -> None:
+    def save(self, step: int, shards: dict[int, State]) -> None:
         """Write the state after ``step`` steps; called by every process.
 
         Args:
             step: steps done.
-            lanes: states of this process's shards of the data.
+            shards: states of this process's shards of the data.
 
         Raises:
             CheckpointError: it could not be written; the one before is still there.
         """
         if self.accelerator.num_processes > 1:
-            lanes = {n: s for part in gather_object([lanes]) for n, s in part.items()}
+            shards = {n: s for part in gather_object([shards]) for n, s in part.items()}
         data: dict[str, Any] = {
             "step": step,
             "identity": self.identity,
             "sharding": self.settings.sharding,
             "world_size": self.accelerator.num_processes,
             "random": (random.getstate(), np.random.get_state(), torch.get_rng_state()),
-            "lanes": lanes,
+            "data": shards,
+            "version": _VERSION,
         }
         if self.accelerator.is_main_process:
             # At most two states at a time: a disk needs no room for a third.
@@ -152,7 +155,7 @@ class RunState:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(pytorch)
-        self.lanes = data.get("lanes", {})
+        self.shards = data["data"]
         self.step = int(data["step"])
         return self.step
 
@@ -236,7 +239,7 @@ def refuse_another(file: Path, data: dict[str, Any], identity: Identity) -> None
         CheckpointError: it says what differs.
     """
     saved = data.get("identity")
-    if saved is None:
+    if saved is None or data.get("version") != _VERSION:
         raise CheckpointError(
             f"{file} was saved by an earlier version; remove its folder to start over."
         )

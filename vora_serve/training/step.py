@@ -167,13 +167,13 @@ class TrainingModel(nn.Module):
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
     def _teacher_states(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        """The teacher's states of pictures, (B, N, D) for each distilled block."""
+        """The teacher's states of images, (B, N, D) for each distilled block."""
         teacher, cache = self.teacher[0], self.options.cache
         if cache is None:
             states: list[torch.Tensor] = teacher(pixels, self.blocks, self.which)
             return states
         names = [f"{self.which}.{block}" for block in self.blocks]
-        keys = [cache.key(picture) for picture in pixels]
+        keys = [cache.key(image) for image in pixels]
         found = [cache.get(key, names) for key in keys]
         missing = [i for i, states in enumerate(found) if states is None]
         if missing:

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.vora_serve.evaluation.test_evaluate import completion, serving
 from vora_serve.errors import ConfigurationError
 from vora_serve.evaluation.cli import evaluate
-from vora_serve.evaluation.files import read_suite
+from vora_serve.evaluation.files import read_suite, score
 from vora_serve.evaluation.score import (
     chosen_option,
     consensus,
@@ -212,3 +212,45 @@ def test_scores_by_hand() -> None:
     assert scores.unclear == 1
     nothing = score_yes_no(["no"], ["no"])
     assert (nothing.accuracy, nothing.f1) == (1.0, 0.0)
+
+
+def test_circular_questions_count_where_every_rotation_is_right(tmp_path: Path) -> None:
+    rows = [
+        {"question": "What?", "options": ["cat", "dog", "cow"], "answer": "B"},
+        {"question": "Who?", "options": ["x", "y"], "answer": "A"},
+    ]
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(rows))
+    questions = read_suite("circular", file, None, None, None)
+    assert [q.options for q in questions] == [
+        ("cat", "dog", "cow"), ("dog", "cow", "cat"), ("cow", "cat", "dog"), ("x", "y"), ("y", "x"),
+    ]  # fmt: skip
+    assert ["ABC"[int(q.answers[0])] for q in questions] == list("BACAB")
+    scores = score("circular", questions, ["B", "A", "C", "A", "A"])
+    assert scores.metrics["accuracy"] == 0.5, "always A is right in a rotation alone"
+    assert scores.metrics["of single rotations"] == 0.8
+
+
+def test_mme_scores_are_those_of_its_paper(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (20, 10)).save(tmp_path / f"{name}.png")
+    rows = [
+        {"image": f"{image}.png", "question": "?", "answer": answer, "category": category}
+        for image, category in (("a", "color"), ("b", "color"), ("c", "code_reasoning"))
+        for answer in ("yes", "no")
+    ]
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(rows))
+    questions = read_suite("mme", file, None, None, None)
+    scores = score("mme", questions, ["Yes", "No", "Yes", "Yes", "yes", "no"])
+    assert scores.categories["color"]["score"] == 75 + 50
+    assert scores.categories["code_reasoning"]["score"] == 200
+    assert (scores.metrics["perception"], scores.metrics["cognition"]) == (125, 200)
+
+
+def test_open_questions_are_kept_for_another_grader(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps([{"question": "Why?"}, {"question": "How?"}]))
+    questions = read_suite("open", file, None, None, None)
+    assert [q.text for q in questions] == ["Why?", "How?"]
+    assert score("open", questions, ["So.", " "]).metrics == {"empty": 1}

@@ -76,7 +76,7 @@ def pretrain_recipe(folder: Path, **changes: object) -> Path:
                 {"files": [str(files.write_text(folder / "text.jsonl", 20))]},
             ],
             "shuffle_buffer": 8,
-            "lanes": 2,
+            "shards": 2,
         },
         "optimisation": {
             "steps": 8,

@@ -36,7 +36,7 @@ def test_shipped_recipes_are_valid(file: Path) -> None:
     kind = FinetuneRun if "finetune" in file.stem else PretrainRun
     recipe = read_recipe(kind, file, [])
     assert recipe.run == f"runs/{file.stem}"
-    assert recipe.optimisation.batch_size % recipe.data.lanes == 0
+    assert recipe.optimisation.batch_size % recipe.data.shards == 0
     assert file.stem.startswith("small_") or (file.with_name(f"small_{file.name}")).is_file()
 
 
@@ -88,8 +88,8 @@ WRONG = [
     (["images.patch_size=8"], "patches are 14 pixels a side"),
     (["images.resolution=native"], "native is for fine-tuning"),
     (["max_length=10"], "leaves no room"),
-    (["data.lanes=3"], "multiple of data.lanes"),
-    (["optimisation.workers=5"], "must not exceed the lanes"),
+    (["data.shards=3"], "multiple of data.shards"),
+    (["optimisation.workers=5"], "must not exceed the shards"),
     (["data.sources.0.files=[/nowhere/*.jsonl]"], "no data file /nowhere"),
     (["data.sources.0.image_dir=/nowhere"], "no folder of images"),
     (["data.sources.0.files=[EMPTY]"], "an answer is empty"),
@@ -135,7 +135,7 @@ def test_what_is_wrong_is_said_before_weights_are_read(
         overrides = [o.replace(name, str(value)) if name.isupper() else o for o in overrides]
     with pytest.raises(VoRAError, match="(?i)" + sentence):
         run.run_pretrain(read_recipe(PretrainRun, wrong_parts["recipe"], overrides))
-    if "data" not in overrides[0] or "lanes" in overrides[0]:
+    if "data" not in overrides[0] or "shards" in overrides[0]:
         with pytest.raises(VoRAError, match="(?i)" + sentence):
             run.describe(read_recipe(PretrainRun, wrong_parts["recipe"], overrides), 1, 1.0)
 
@@ -239,10 +239,10 @@ from vora_serve.training.run_recipe import PretrainRun
 from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 save = state.RunState.save
-def limited(self, step, lanes):
+def limited(self, step, shards):
     if step >= 4:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-    save(self, step, lanes)
+    save(self, step, shards)
 state.RunState.save = limited
 try:
     run.run_pretrain(read_recipe(PretrainRun, Path(sys.argv[1]), []))
@@ -278,7 +278,8 @@ def test_broken_samples_are_counted_and_named_and_stop_a_run(tmp_path: Path) -> 
     named = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
     assert json.loads(named[0]) == {
         "sample": f"{data}:{json.loads(named[0])['sample'].rpartition(':')[2]}",
-        "reason": "The row has no conversation.",
+        "kind": "conversation",
+        "reason": "The row has no conversation (its fields: id).",
     }
     overrides = ["optimisation.steps=16", "data.max_skipped=2", f"run={tmp_path / 'other'}"]
     overrides += [f"out={tmp_path / 'other-out'}", "optimisation.workers=1"]

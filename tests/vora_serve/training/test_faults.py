@@ -398,8 +398,8 @@ from pathlib import Path
 from vora_serve import cli
 from vora_serve.training import state
 recipe, save = sys.argv[1], state.RunState.save
-def vanishing(self, step, lanes):
-    save(self, step, lanes)
+def vanishing(self, step, shards):
+    save(self, step, shards)
     for data in (Path(recipe).parent / "data" / "data.jsonl", Path(recipe).parent / "text.jsonl"):
         data.unlink(missing_ok=True)
 state.RunState.save = vanishing
@@ -423,8 +423,8 @@ def test_saves_hold_at_most_two_states(tmp_path: Path, monkeypatch: pytest.Monke
     seen: list[set[str]] = []
     save = RunState.save
 
-    def watched(self: RunState, step: int, lanes: Any) -> None:
-        save(self, step, lanes)
+    def watched(self: RunState, step: int, shards: Any) -> None:
+        save(self, step, shards)
         seen.append({path.name for path in self.folder.iterdir()})
 
     monkeypatch.setattr(RunState, "save", watched)

@@ -23,7 +23,7 @@ from vora_serve.gateway.images.prepare import Target, prepare
 from vora_serve.training.conversations import read_row
 from vora_serve.training.data import Tokeniser, collate
 from vora_serve.training.data_recipe import Data
-from vora_serve.training.stream import Lane
+from vora_serve.training.stream import Shard
 
 NATIVE = ImageSettings(resolution="native", min_pixels=28 * 28, max_pixels=140 * 140)
 FIXED = ImageSettings(image_size=56, resize_edge=56)
@@ -134,7 +134,7 @@ def test_every_form_of_data_is_decoded_alike(tmp_path: Path, form: str) -> None:
         (tmp_path / "a.png").write_bytes(content)
         file.write_text(json.dumps({"image": "a.png", "conversations": turns}))
     data = Data(sources=[{"files": [str(file)]}], shuffle_buffer=1)
-    example = next(Lane(data, TOKENISERS[NATIVE], seed=0, lane=0))
+    example = next(Shard(data, TOKENISERS[NATIVE], seed=0, number=0))
     wanted, grid = served(content, NATIVE)
     assert example.image_grid_hw.tolist() == [grid]
     assert (example.pixel_values - wanted).abs().max() < 2e-5

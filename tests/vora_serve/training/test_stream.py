@@ -16,8 +16,8 @@ from vora_serve.training.data import IGNORE, Example, Tokeniser
 from vora_serve.training.data_recipe import Data, Source
 from vora_serve.training.preflight import check_sources
 from vora_serve.training.recipe import parse_recipe
-from vora_serve.training.sources import read_json
-from vora_serve.training.stream import Lane
+from vora_serve.training.rows import count_json, read_json
+from vora_serve.training.stream import Shard
 
 
 @pytest.fixture(scope="module")
@@ -57,27 +57,27 @@ def test_every_format_gives_pictures_and_answers(
         file = files.write_tar(tmp_path / "shard.tar", 8)
     else:
         file = files.write_parquet(tmp_path / "a.parquet", 8, nested=kind.startswith("nested"))
-    lane = Lane(data(file), tokeniser, seed=1, lane=0)
-    examples = [next(lane) for _ in range(8)]
+    shard = Shard(data(file), tokeniser, seed=1, number=0)
+    examples = [next(shard) for _ in range(8)]
     assert sorted(numbers(tokeniser, examples)) == list(range(8))
     for example in examples:
         number = numbers(tokeniser, [example])[0]
         assert int((example.image_ids == 0).sum()) == 64
         answer = tokeniser.processor.tokenizer.decode(example.labels[example.labels != IGNORE])
         assert answer == f"{list(files.RGB)[number % 3]}<|im_end|>"
-    assert lane.skipped.count == 0
+    assert shard.skipped.count == 0
 
 
-def test_lanes_share_a_source_without_overlap(tmp_path: Path, tokeniser: Tokeniser) -> None:
+def test_shards_share_a_source_without_overlap(tmp_path: Path, tokeniser: Tokeniser) -> None:
     single = files.write_jsonl(tmp_path / "one", 12)
     shards = [files.write_parquet(tmp_path / f"{i}.parquet", 4, first=4 * i) for i in range(3)]
     many = {"files": [str(shard) for shard in shards]}
     for source in (single, many):
-        settings = data(source, lanes=3, shuffle_buffer=4)
+        settings = data(source, shards=3, shuffle_buffer=4)
         seen = []
         for number in range(3):
-            lane = Lane(settings, tokeniser, seed=2, lane=number)
-            seen += numbers(tokeniser, [next(lane) for _ in range(4)])
+            shard = Shard(settings, tokeniser, seed=2, number=number)
+            seen += numbers(tokeniser, [next(shard) for _ in range(4)])
         assert sorted(seen) == list(range(12))
 
 
@@ -85,8 +85,8 @@ def test_sources_mix_by_weight_and_epochs_differ(tmp_path: Path, tokeniser: Toke
     images = files.write_jsonl(tmp_path, 6)
     text = files.write_text(tmp_path / "text.jsonl", 50)
     sources = ({"files": [str(images)], "weight": 3}, {"files": [str(text)], "weight": 1})
-    lane = Lane(data(*sources), tokeniser, seed=3, lane=0)
-    examples = [next(lane) for _ in range(120)]
+    shard = Shard(data(*sources), tokeniser, seed=3, number=0)
+    examples = [next(shard) for _ in range(120)]
     share = sum(len(e.image_grid_hw) for e in examples) / len(examples)
     assert 0.6 < share < 0.9
     with_images = [e for e in examples if len(e.image_grid_hw)]
@@ -96,23 +96,23 @@ def test_sources_mix_by_weight_and_epochs_differ(tmp_path: Path, tokeniser: Toke
 
 
 @pytest.mark.parametrize("pack", [False, True])
-def test_a_lane_goes_on_exactly(tmp_path: Path, tokeniser: Tokeniser, pack: bool) -> None:
+def test_a_shard_is_resumed_exactly(tmp_path: Path, tokeniser: Tokeniser, pack: bool) -> None:
     first = files.write_parquet(tmp_path / "a.parquet", 10)
     second = files.write_text(tmp_path / "text.jsonl", 30)
     tar = files.write_tar(tmp_path / "c.tar", 7, first=20)
-    settings = data(first, second, tar, pack=pack, pack_window=4, lanes=2)
-    whole = Lane(settings, tokeniser, seed=4, lane=1)
+    settings = data(first, second, tar, pack=pack, pack_window=4, shards=2)
+    whole = Shard(settings, tokeniser, seed=4, number=1)
     examples, states = [], []
     for _ in range(30):
         examples.append(next(whole))
         states.append(json.loads(json.dumps(whole.state)))
     for place in (0, 3, 7, 8, 17, 28):
-        resumed = Lane(settings, tokeniser, seed=4, lane=1, state=states[place])
+        resumed = Shard(settings, tokeniser, seed=4, number=1, state=states[place])
         for example in examples[place + 1 :]:
             other = next(resumed)
             for name, tensor in vars(example).items():
                 assert tensor is None or torch.equal(tensor, vars(other)[name]), (place, name)
-    elsewhere = Lane(settings, tokeniser, seed=4, lane=1, state=states[3])
+    elsewhere = Shard(settings, tokeniser, seed=4, number=1, state=states[3])
     assert not torch.equal(next(elsewhere).input_ids, examples[9].input_ids)
 
 
@@ -141,15 +141,15 @@ def test_broken_samples_are_skipped_and_named(
     broken = BROKEN[kind]
     lines.insert(3, broken if isinstance(broken, str) else json.dumps(broken))
     file.write_text("\n".join(lines))
-    lane = Lane(data(file, shuffle_buffer=8), tokeniser, seed=1, lane=0)
-    examples = [next(lane) for _ in range(7)]
+    shard = Shard(data(file, shuffle_buffer=8), tokeniser, seed=1, number=0)
+    examples = [next(shard) for _ in range(7)]
     assert sorted(numbers(tokeniser, examples)) == list(range(7))
-    assert lane.skipped.count == 1
-    ((name, reason),) = lane.skipped.report()
+    assert shard.skipped.count == 1
+    ((name, _, reason),) = shard.skipped.report()
     assert name == f"{file}:4"
     assert reason.endswith((".", ")", "'", "3", "4"))
-    assert lane.skipped.report() == [], "each is reported once"
-    impatient = Lane(data(file, shuffle_buffer=8, max_skipped=2), tokeniser, seed=1, lane=0)
+    assert shard.skipped.report() == [], "each is reported once"
+    impatient = Shard(data(file, shuffle_buffer=8, max_skipped=2), tokeniser, seed=1, number=0)
     with pytest.raises(SampleError, match=r"max_skipped \(2\).*:4"):
         numbers(tokeniser, [next(impatient) for _ in range(40)])
 
@@ -157,21 +157,23 @@ def test_broken_samples_are_skipped_and_named(
 def test_a_tar_that_breaks_off_is_named(tmp_path: Path, tokeniser: Tokeniser) -> None:
     file = files.write_tar(tmp_path / "a.tar", 6)
     file.write_bytes(file.read_bytes()[:5000])
-    lane = Lane(data(file, shuffle_buffer=4), tokeniser, seed=1, lane=0)
+    shard = Shard(data(file, shuffle_buffer=4), tokeniser, seed=1, number=0)
     for _ in range(4):
-        next(lane)
-    assert any("breaks off" in reason for _, reason in lane.skipped.report())
+        next(shard)
+    assert any("breaks off" in reason for _, _, reason in shard.skipped.report())
 
 
 def test_arrays_are_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = [{"id": i, "text": 'a "[{' * (i % 9), "nested": [[i], {}]} for i in range(60)]
     file = tmp_path / "array.json"
     file.write_text("\n " + json.dumps(records))
-    monkeypatch.setattr("vora_serve.training.sources._CHUNK", 50)
-    rows = list(read_json([str(file)]))
+    monkeypatch.setattr("vora_serve.training.rows._CHUNK", 50)
+    rows = list(read_json(str(file), 0, 100))
+    assert count_json(str(file)) == 60
     assert [{k: v for k, v in row.items() if k != "__name__"} for row in rows] == records
-    file.write_text(json.dumps(records)[:-30])
-    assert "breaks off" in list(read_json([str(file)]))[-1]["__fault__"]
+    cut = tmp_path / "cut.json"
+    cut.write_text(json.dumps(records)[:-30])
+    assert "breaks off" in list(read_json(str(cut), 0, 100))[-1]["__fault__"]
 
 
 def test_long_conversations_lose_their_last_questions(tokeniser: Tokeniser) -> None:

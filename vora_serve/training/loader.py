@@ -1,4 +1,4 @@
-"""What a run's steps are fed with: samples by number, or lanes of a stream, on this process."""
+"""Batches of a run's steps on this process: of samples by number, or of shards of a stream."""
 
 import json
 import logging
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import torch.utils.data
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, Subset, get_worker_info
 
 from model_plugin import ConfigError, VoRAError
@@ -22,18 +21,19 @@ from vora_serve.training.data import (
 from vora_serve.training.data_recipe import Data
 from vora_serve.training.labels import SampleError
 from vora_serve.training.recipe import Optimisation
-from vora_serve.training.stream import Lane, State
+from vora_serve.training.skipped import Skipped
+from vora_serve.training.stream import Shard, State
 
 log = logging.getLogger(__name__)
 SKIPPED_FILE = "skipped.jsonl"
 
 
-class Feed(Protocol):
+class Loader(Protocol):
     """Micro-batches step by step."""
 
     @property
-    def skipped(self) -> int:
-        """Broken samples met so far on this process."""
+    def skipped(self) -> Skipped:
+        """Samples read and passed over so far on this process."""
         ...
 
     def __iter__(self) -> Iterator[list[Batch]]:
@@ -45,7 +45,7 @@ class Feed(Protocol):
         ...
 
 
-class IndexedFeed:
+class IndexedLoader:
     """Samples by number: a step's samples follow from its number, so there is no state.
 
     Args:
@@ -56,7 +56,7 @@ class IndexedFeed:
         rank, world_size: this process.
     """
 
-    skipped = 0
+    skipped = Skipped()
 
     def __init__(
         self,
@@ -95,15 +95,15 @@ class IndexedFeed:
 
 
 @dataclass
-class _Share:
+class _Part:
     """A worker's part of a step."""
 
-    lanes: list[tuple[int, list[Example], State, int]]  # number, examples, state, skipped so far
-    fresh: list[tuple[str, str]]
+    shards: list[tuple[int, list[Example], State]]  # number, examples, state after them
+    fresh: list[tuple[str, str, str]]
     error: str | None = None
 
 
-class _Lanes(IterableDataset[_Share]):
+class _Shards(IterableDataset[_Part]):
     """Runs in workers: every item is this worker's part of one step."""
 
     def __init__(
@@ -111,51 +111,54 @@ class _Lanes(IterableDataset[_Share]):
         data: Data,
         tokeniser: Tokeniser,
         seed: int,
-        numbers: list[int],
+        numbers: range,
         count: int,
         states: dict[int, State],
     ) -> None:
         self.data, self.tokeniser, self.seed = data, tokeniser, seed
         self.numbers, self.count, self.states = numbers, count, states
 
-    def __iter__(self) -> Iterator[_Share]:
+    def __iter__(self) -> Iterator[_Part]:
         worker = get_worker_info()
-        mine = self.numbers[worker.id :: worker.num_workers] if worker else self.numbers
-        # The datasets library deals a stream's files out to the workers that it finds itself in.
-        # These lanes are this worker's alone already, so it must not find itself in one.
-        torch.utils.data._utils.worker._worker_info = None
+        mine = block(self.numbers, worker.id, worker.num_workers) if worker else self.numbers
         try:
-            lanes = [
-                Lane(self.data, self.tokeniser, self.seed, number, self.states.get(number))
+            shards = [
+                Shard(self.data, self.tokeniser, self.seed, number, self.states.get(number))
                 for number in mine
             ]
             while True:
-                share = _Share([], [])
-                for lane in lanes:
-                    examples = [next(lane) for _ in range(self.count)]
-                    share.lanes.append((lane.lane, examples, lane.state, lane.skipped.count))
-                    share.fresh += lane.skipped.report()
-                yield share
+                part = _Part([], [])
+                for shard in shards:
+                    examples = [next(shard) for _ in range(self.count)]
+                    part.shards.append((shard.number, examples, shard.state))
+                    part.fresh += shard.skipped.report()
+                yield part
         # A worker's exception would arrive with a traceback in its message.
         except VoRAError as error:
-            yield _Share([], [], str(error))
+            yield _Part([], [], str(error))
 
 
-class StreamFeed:
-    """Lanes of a stream, dealt to processes and workers; see :mod:`vora_serve.training.stream`.
+def block(numbers: range, index: int, count: int) -> range:
+    """One of ``count`` runs of neighbours: neighbouring shards share what is read."""
+    size = len(numbers)
+    return numbers[index * size // count : (index + 1) * size // count]
+
+
+class ShardedLoader:
+    """Shards of a stream, spread over processes and workers; see ``vora_serve.training.stream``.
 
     Args:
         data: the recipe's section.
         tokeniser: turns samples into examples.
         settings: the recipe's.
         start: steps done.
-        states: of all lanes, where a run goes on.
+        states: of all shards, where a run is resumed.
         rank, world_size: this process.
         dense: make dense masks.
         report: file that broken samples are named in; none when None.
 
     Raises:
-        ConfigError: lanes, processes, workers and batch do not divide.
+        ConfigError: shards, processes, workers and batch do not divide.
     """
 
     def __init__(
@@ -174,53 +177,50 @@ class StreamFeed:
         check_division(data, settings, world_size)
         self.settings, self.remaining, self.dense = settings, settings.steps - start, dense
         self.pad_id = tokeniser.processor.tokenizer.pad_token_id
-        self.report, self.max_skipped = report, data.max_skipped
-        self.numbers = list(range(rank, data.lanes, world_size))
+        self.report = report
+        self.numbers = block(range(data.shards), rank, world_size)
         self.states = {n: s for n, s in (states or {}).items() if n in self.numbers}
-        self.counts = dict.fromkeys(self.numbers, 0)
-        self.dataset = _Lanes(
+        self.dataset = _Shards(
             data,
             tokeniser,
             settings.seed,
             self.numbers,
-            settings.batch_size // data.lanes,
+            settings.batch_size // data.shards,
             dict(self.states),
         )
 
     @property
-    def skipped(self) -> int:
-        """Broken samples of this process's lanes."""
-        return sum(self.counts.values())
+    def skipped(self) -> Skipped:
+        """Samples of this process's shards."""
+        total = Skipped()
+        for state in self.states.values():
+            total.seen += state["seen"]
+            total.reasons.update(state["skipped"])
+        return total
 
     def __iter__(self) -> Iterator[list[Batch]]:
         workers = self.settings.workers
-        shares: Iterable[_Share] = DataLoader(
+        parts_of_workers: Iterable[_Part] = DataLoader(
             self.dataset,
             batch_size=None,
             num_workers=workers,
             prefetch_factor=2 if workers else None,
         )
-        stream = iter(shares)
+        stream = iter(parts_of_workers)
         for _ in range(self.remaining):
             parts = [next(stream) for _ in range(workers or 1)]
-            lanes = sorted(
-                (lane for part in parts for lane in part.lanes), key=lambda lane: lane[0]
+            shards = sorted(
+                (shard for part in parts for shard in part.shards), key=lambda shard: shard[0]
             )
             for part in parts:
                 self._name(part.fresh)
                 if part.error is not None:
                     raise SampleError(part.error)
-            for number, _, state, skipped in lanes:
-                self.states[number], self.counts[number] = state, skipped
-            if self.skipped > self.max_skipped:
-                raise SampleError(
-                    f"{self.skipped} samples were broken, more than max_skipped "
-                    f"({self.max_skipped}) allows."
-                )
-            yield self._batches([example for lane in lanes for example in lane[1]])
+            self.states |= {number: state for number, _, state in shards}
+            yield self._batches([example for shard in shards for example in shard[1]])
 
     def state(self) -> dict[int, State]:
-        """Where this process's lanes stand."""
+        """Where this process's shards are."""
         return self.states
 
     def _batches(self, examples: list[Example]) -> list[Batch]:
@@ -229,40 +229,41 @@ class StreamFeed:
         groups = [examples[g : g + size] for g in range(0, len(examples), size)]
         return [collate(group, self.pad_id, self.dense) for group in groups]
 
-    def _name(self, fresh: list[tuple[str, str]]) -> None:
-        for name, reason in fresh:
+    def _name(self, fresh: list[tuple[str, str, str]]) -> None:
+        for name, _, reason in fresh:
             log.warning("skipped %s: %s", name, reason)
         if fresh and self.report is not None:
             with self.report.open("a", encoding="utf-8") as file:
-                for name, reason in fresh:
-                    file.write(json.dumps({"sample": name, "reason": reason}) + "\n")
+                for name, kind, reason in fresh:
+                    line = {"sample": name, "kind": kind, "reason": reason}
+                    file.write(json.dumps(line) + "\n")
 
 
 def check_division(data: Data, settings: Optimisation, world_size: int) -> None:
-    """See that a step can be dealt out evenly.
+    """See that a step can be divided evenly.
 
     Raises:
         ConfigError: it cannot.
     """
     workers = settings.workers or 1
-    if data.lanes % world_size:
+    if data.shards % world_size:
         raise ConfigError(
-            f"data.lanes ({data.lanes}) must be a multiple of the number of processes "
+            f"data.shards ({data.shards}) must be a multiple of the number of processes "
             f"({world_size})."
         )
-    if settings.batch_size % data.lanes:
+    if settings.batch_size % data.shards:
         raise ConfigError(
-            f"optimisation.batch_size ({settings.batch_size}) must be a multiple of data.lanes "
-            f"({data.lanes})."
+            f"optimisation.batch_size ({settings.batch_size}) must be a multiple of data.shards "
+            f"({data.shards})."
         )
-    if workers > data.lanes // world_size:
+    if workers > data.shards // world_size:
         raise ConfigError(
-            f"optimisation.workers ({workers}) must not exceed the lanes of a process "
-            f"({data.lanes // world_size}); raise data.lanes."
+            f"optimisation.workers ({workers}) must not exceed the shards of a process "
+            f"({data.shards // world_size}); raise data.shards."
         )
 
 
-def make_feed(
+def make_loader(
     samples: SampleSource | Data,
     tokeniser: Tokeniser,
     settings: Optimisation,
@@ -273,10 +274,10 @@ def make_feed(
     world_size: int,
     dense: bool,
     report: Path | None,
-) -> Feed:
-    """The feed of a run: of samples by number, or of a recipe's data section."""
+) -> Loader:
+    """The loader of a run: of samples by number, or of a recipe's data section."""
     if isinstance(samples, Data):
-        return StreamFeed(
+        return ShardedLoader(
             samples,
             tokeniser,
             settings,
@@ -287,4 +288,6 @@ def make_feed(
             dense=dense,
             report=report,
         )
-    return IndexedFeed(samples, tokeniser, settings, start=start, rank=rank, world_size=world_size)
+    return IndexedLoader(
+        samples, tokeniser, settings, start=start, rank=rank, world_size=world_size
+    )
