@@ -212,10 +212,9 @@ def test_engines_have_no_way_out_and_images_by_url_work(
         stack.daemon.docker("network", "disconnect", edge, stack.container("engine-cpu"))
 
 
-def test_what_is_broken_is_seen(
-    stack: Stack, images: Images, tmp_path: Path, daemon: Daemon
-) -> None:
+def test_what_is_broken_is_seen(images: Images, tmp_path: Path, daemon: Daemon) -> None:
     """Controls: a root that can be written, rights, a health check of another port."""
+    images.build("gateway")
     wrong = {"test": ["CMD", "python", "/usr/local/bin/vora-healthcheck", "8001", "/health"]}
     override = {
         "services": {
