@@ -95,6 +95,11 @@ def add_stored(app: FastAPI, state: GatewayState) -> None:
     async def get_response(response_id: str, request: Request) -> JSONResponse:
         return JSONResponse((await kept(response_id, request)).response)
 
+    @app.post("/v1/responses/{operation}", include_in_schema=False)
+    async def no_operation(operation: str) -> JSONResponse:
+        # Of OpenAI's, such as compact: clients take a 404 for "not offered", and not a 405.
+        raise NotFoundError("This operation on responses is not offered here.", code="not_offered")
+
     @app.delete("/v1/responses/{response_id}", summary="Forget a response.", responses=refusals)
     async def delete_response(response_id: str, request: Request) -> JSONResponse:
         entry = await kept(response_id, request)

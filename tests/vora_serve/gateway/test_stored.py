@@ -60,6 +60,13 @@ def test_off_by_default(gateway: LiveGateway) -> None:
         assert refusal(asked) == (404, "response_id", "response_not_found")
 
 
+def test_operations_that_are_not_offered(gateway: LiveGateway) -> None:
+    for path in ("compact", "resp_1", "resp_1/cancel"):
+        answer = gateway.client.post(f"/v1/responses/{path}", json={"model": "vora-test"})
+        assert answer.status_code == 404
+    assert gateway.client.put("/v1/responses/resp_1").status_code == 405
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_conversation(keeping: LiveGateway, engine: FakeEngine, stream: bool) -> None:
     def turn(number: int, **more: Any) -> Any:
