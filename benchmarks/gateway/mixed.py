@@ -14,7 +14,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,7 +109,7 @@ async def one(
     name: str,
     chance: random.Random,
     tally: Tally,
-    images: Sequence[str] = (),
+    images: Sequence[str | Callable[[], str]] = (),
     malformed: float = 0.0,
 ) -> None:
     """One request: by chance a stream, with an image, left early, or malformed.
@@ -120,7 +120,7 @@ async def one(
         name: What only this request may be answered with.
         chance: Decides.
         tally: Told what became of it.
-        images: URLs to choose from beside small data URLs.
+        images: URLs, or what makes one, to choose from beside small data URLs.
         malformed: Share of requests that are wrong on purpose.
     """
     headers = {"content-type": "application/json"}
@@ -133,7 +133,8 @@ async def one(
     stream, leaves = chance.random() < 0.5, chance.random() < 0.15
     image = None
     if chance.random() < 0.3:
-        image = chance.choice([image_url(chance.randrange(16)), *images])
+        chosen = chance.choice([image_url(chance.randrange(16)), *images])
+        image = chosen if isinstance(chosen, str) else chosen()
     payload = body(model, name, stream, image)
     began = time.monotonic()
     try:

@@ -1,15 +1,18 @@
 """``python -m benchmarks.gateway.soak --model PATH``: a real service under mixed load for long.
 
 Starts ``vora-serve serve`` with its engine, sends mixed requests at a steady rate (whole, streamed,
-with images by data URL and fetched, clients that leave, malformed ones), and samples the memory,
-threads and open files of the gateway and the engine. Memory is flat if the median of the last
-quarter exceeds that of the second by no more than the tolerance; the first is warm-up.
+with images by data URL and fetched, photos of 12 megapixels that are decoded each time, clients
+that leave, malformed ones), and samples the memory, threads and open files of the gateway and the
+engine. Memory is flat if the median of the last quarter exceeds that of the second by no more than
+the tolerance; the first is warm-up.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import itertools
 import os
 import random
 import signal
@@ -18,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +34,7 @@ import uvloop
 
 from benchmarks.gateway.mixed import Tally, one
 from benchmarks.gateway.targets import free_port, mock_engine
+from benchmarks.images.files import another, phone_photo
 
 MODEL = "soak"
 TOLERANCE = 0.05
@@ -65,15 +69,27 @@ def sample(began: float, gateway: psutil.Process) -> Sample:
     )
 
 
+def photos() -> Callable[[], str]:
+    """Data URLs of a portrait photo of 12 megapixels, none of them seen before."""
+    photo, numbers = phone_photo(4032, 3024, 0), itertools.count()
+
+    def url() -> str:
+        content = base64.b64encode(another(photo, next(numbers))).decode()
+        return f"data:image/jpeg;base64,{content}"
+
+    return url
+
+
 async def load(url: str, model: str, until: float, rate: float, image: str, tally: Tally) -> None:
     """Requests at random intervals of ``1 / rate`` seconds on average, whatever is still open."""
     chance = random.Random(1)
     open_requests: set[asyncio.Task[None]] = set()
     count = 0
+    images: list[str | Callable[[], str]] = [image, photos()]
     async with httpx.AsyncClient(base_url=url, timeout=300, trust_env=False) as client:
         while time.monotonic() < until:
             count += 1
-            request = one(client, model, f"soak{count}", chance, tally, [image], malformed=0.1)
+            request = one(client, model, f"soak{count}", chance, tally, images, malformed=0.1)
             task = asyncio.create_task(request)
             open_requests.add(task)
             task.add_done_callback(open_requests.discard)

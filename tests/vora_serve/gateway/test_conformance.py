@@ -24,6 +24,7 @@ from tests.vora_serve.gateway.fake_web import serving as serving_web
 from tests.vora_serve.gateway.node import HERE as NODE
 from tests.vora_serve.gateway.node import node_with_modules
 from tests.vora_serve.gateway.real_engine import MODEL, Served, serving
+from tests.vora_serve.gateway.released import ENGINE, SETTINGS, check_released
 from tests.vora_serve.gateway.test_chat import data_url
 from tests.vora_serve.gateway.test_streams import until
 
@@ -56,7 +57,10 @@ TOOL = {
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     # Clients that name no temperature get the same answers each time.
     greedy = ["--override-generation-config", '{"temperature": 0}']
-    with serving(tmp_path_factory.mktemp("serve"), engine_arguments=greedy) as running:
+    folder = tmp_path_factory.mktemp("serve")
+    (folder / "config.yaml").write_text(SETTINGS)
+    config = ["--config", str(folder / "config.yaml")]
+    with serving(folder, *config, engine_arguments=[*greedy, *ENGINE]) as running:
         yield running
 
 
@@ -86,6 +90,11 @@ def test_images_by_every_kind_of_url(client: openai.OpenAI) -> None:
             tokens.append(answer.usage.prompt_tokens_details.image_tokens)
     assert texts[0] == texts[1], "the same pixels, whichever way they came"
     assert tokens == [128, 128]
+
+
+@pytest.mark.parametrize("name", ["text_only", "one_image"])
+def test_log_probabilities_of_the_released_fixtures(served: Served, name: str) -> None:
+    check_released(served.url, name, "a.png")
 
 
 def test_an_image_of_a_refused_request_is_taken_in_the_next(served: Served) -> None:

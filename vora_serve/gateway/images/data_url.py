@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 from urllib.parse import unquote
+
+import pybase64
 
 from vora_core.errors import ImageRequestError, ImageTooLargeError
 
@@ -39,7 +40,7 @@ def decode_data_url(url: str, limit: int) -> tuple[bytes, bool]:
         raise too_many_bytes(limit)
     strict = True
     try:
-        content = base64.b64decode(payload, validate=True)
+        content = pybase64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError):
         strict = False
         try:  # common, and harmless: line breaks, escapes, the alphabet for URLs, no padding
@@ -48,7 +49,8 @@ def decode_data_url(url: str, limit: int) -> tuple[bytes, bool]:
             payload = payload.translate(_SPACE)
             if "+" not in payload and "/" not in payload:
                 payload = payload.translate(_URL_SAFE)
-            content = base64.b64decode(payload + "=" * (-len(payload) % 4), validate=True)
+            payload = payload.rstrip("=")
+            content = pybase64.b64decode(payload + "=" * (-len(payload) % 4), validate=True)
         except (binascii.Error, ValueError):
             raise ImageRequestError("An image's data URL holds invalid base64.") from None
     if not content:
@@ -60,4 +62,4 @@ def decode_data_url(url: str, limit: int) -> tuple[bytes, bool]:
 
 def encode_data_url(content: bytes, media_type: str) -> str:
     """A base64 ``data:`` URL."""
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+    return f"data:{media_type};base64,{pybase64.b64encode_as_string(content)}"
