@@ -170,6 +170,7 @@ class Daemon:
         _ip("addr", "add", "10.232.0.1/24", "dev", self._bridge)
         self.cgroup.open()
         self.start()
+        self._clear()  # what a run that was killed has left would start again
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -214,11 +215,7 @@ class Daemon:
     def close(self) -> None:
         """Stop it for good: no container, network or rule is left; images are."""
         if self._process is not None:
-            containers = self.try_docker("ps", "--all", "--quiet").out.split()
-            if containers:
-                self.try_docker("rm", "--force", "--volumes", *containers)
-            for kind in ("network", "volume"):
-                self.try_docker(kind, "prune", "--force")
+            self._clear()
         self.stop()
         if self._rules is not None:
             subprocess.run(["iptables-restore"], input=self._rules, check=True)
@@ -228,6 +225,13 @@ class Daemon:
             _ip("link", "del", self._bridge)
         self.cgroup.close()
         shutil.rmtree(self._run, ignore_errors=True)
+
+    def _clear(self) -> None:
+        containers = self.try_docker("ps", "--all", "--quiet").out.split()
+        if containers:
+            self.try_docker("rm", "--force", "--volumes", *containers)
+        for kind in ("network", "volume"):
+            self.try_docker(kind, "prune", "--force")
 
     # ------------------------------------------------------------------ commands
 
