@@ -41,7 +41,7 @@ def test_layers(path: Path) -> None:
     ("module", "snippet"),
     [
         ("model_plugin.config", "import vora_serve"),
-        ("model_plugin.config", "from vora_serve.errors import ServeError"),
+        ("model_plugin.config", "from vora_core.errors import ServeError"),
         ("model_plugin.model", "import vllm.config"),
         ("vora_core.pixels", "def f():\n    import torch"),
         ("model_plugin.model", "from importlib import import_module\nimport_module('vllm')"),
@@ -120,7 +120,7 @@ def loaded_after(statement: str) -> set[str]:
 # them, what does: programs that the engine's interpreter runs, loops that only numba imports.
 LIGHT = (
     "loadtest", "vora_core", "vora_serve.chat", "vora_serve.cli", "vora_serve.command",
-    "vora_serve.doctor", "vora_serve.engine", "vora_serve.errors", "vora_serve.gateway",
+    "vora_serve.doctor", "vora_serve.engine", "vora_serve.gateway",
     "vora_serve.inspection", "vora_serve.report", "vora_serve.serve",
 )  # fmt: skip
 HEAVY_INSIDE = (

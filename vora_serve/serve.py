@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vora_core.errors import ConfigError, VoRAError
 from vora_core.installation import program
 from vora_serve.engine import (
     EngineLaunch,
@@ -24,7 +25,6 @@ from vora_serve.engine import (
     check_engine_installed,
 )
 from vora_serve.engine.download import fetch
-from vora_serve.errors import ConfigurationError, VoRAServeError
 from vora_serve.gateway.listen import bind, check_exposure
 from vora_serve.gateway.logs import configure_logging, logs_are_json
 from vora_serve.gateway.settings import Settings, load_settings
@@ -48,20 +48,20 @@ def check_settings(settings: Settings) -> ServedCheckpoint | None:
         The checkpoint to start an engine for, or None with engines elsewhere.
 
     Raises:
-        ConfigurationError
+        ConfigError
     """
     check_exposure(settings)
     if settings.engine.model is not None and settings.upstreams:
-        raise ConfigurationError("Give either a model to serve or upstreams, not both.")
+        raise ConfigError("Give either a model to serve or upstreams, not both.")
     if settings.engine.model is None and not settings.upstreams:
-        raise ConfigurationError(
+        raise ConfigError(
             f"Nothing to serve. Give a model ({program()} serve PATH_OR_HUB_ID), "
             "or the URL of a running engine (--upstream URL)."
         )
     limited = settings.admission.requests or settings.admission.tokens or settings.auth.keys_file
     in_memory = settings.admission.rate_limit_storage.startswith("memory:")
     if settings.server.workers > 1 and in_memory and limited:
-        raise ConfigurationError(
+        raise ConfigError(
             "Rate limits in memory hold for one process: with several workers, set "
             "admission.rate_limit_storage to a Redis address."
         )
@@ -320,7 +320,7 @@ def run_service(
     """The whole of ``vora-serve serve``; returns the exit code.
 
     Raises:
-        VoRAServeError
+        VoRAError
     """
     import uvloop
 
@@ -342,5 +342,5 @@ def run_service(
         except KeyboardInterrupt:
             return 0
         except OSError as error:
-            raise VoRAServeError(f"The server failed: {error}.") from None
+            raise VoRAError(f"The server failed: {error}.") from None
     return 0

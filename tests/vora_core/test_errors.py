@@ -45,7 +45,5 @@ def test_an_api_error_has_openais_shape() -> None:
 
 def test_the_packages_share_the_tree() -> None:
     import model_plugin.errors
-    import vora_serve.errors
 
     assert model_plugin.errors.VoRAError is VoRAError
-    assert vora_serve.errors.VoRAServeError is VoRAError

@@ -16,8 +16,8 @@ from tests.vora_serve.gateway.conftest import engine, gateway, picture, start_ga
 
 from tests.vora_serve.gateway.conftest import LiveGateway, Start  # isort: skip
 from tests.vora_serve.gateway.fake_engine import FakeEngine
+from vora_core.errors import VoRAError
 from vora_serve.cli import app
-from vora_serve.errors import VoRAServeError
 from vora_serve.gateway.admission import hash_key
 
 __all__ = ["engine", "gateway", "start_gateway"]
@@ -72,7 +72,7 @@ def test_faults_are_one_sentence(
     for arguments, code, sentence in cases:
         # In this process: each new one would import everything again.
         result = CliRunner().invoke(app, ["chat", *arguments])
-        assert isinstance(result.exception, VoRAServeError), (arguments, result.output)
+        assert isinstance(result.exception, VoRAError), (arguments, result.output)
         assert result.exception.exit_code == code
         assert sentence in str(result.exception)
     good = CliRunner(env={"VORA_API_KEY": "sk-good"}).invoke(

@@ -18,7 +18,6 @@ from loadtest.settings import parse_settings as parse_run
 from vora_core import typed_yaml
 from vora_core.errors import ConfigError
 from vora_serve import cli
-from vora_serve.errors import ConfigurationError
 from vora_serve.gateway.images.urls import URLPolicy
 from vora_serve.gateway.settings import Settings, load_settings
 from vora_serve.training.run_recipe import MergeRun
@@ -107,20 +106,18 @@ def texts(model: Any, where: str = "") -> Iterator[str]:
 def test_no_setting_takes_an_empty_text(where: str) -> None:
     section, _, name = where.partition(".")
     tree: dict[str, Any] = {section: {name: ""} if name else ""}
-    with pytest.raises(ConfigurationError, match=rf"In the settings, {where} is empty\."):
+    with pytest.raises(ConfigError, match=rf"In the settings, {where} is empty\."):
         load_settings(None, tree)
 
 
 def test_empty_texts_inside_lists_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"In the settings, upstreams\.0\.api_key is empty"
-    ):
+    with pytest.raises(ConfigError, match=r"In the settings, upstreams\.0\.api_key is empty"):
         load_settings(None, {"upstreams": [{"url": "http://x", "api_key": ""}]})
-    with pytest.raises(ConfigurationError, match=r"engine\.served_model_name\.0 is empty"):
+    with pytest.raises(ConfigError, match=r"engine\.served_model_name\.0 is empty"):
         load_settings(None, {"engine": {"served_model_name": [""]}})
     assert load_settings(None, {"engine": {"args": ["--x", ""]}}).engine.args == ["--x", ""]
     monkeypatch.setenv("VORA_SERVE_SERVER__HOST", "")
-    with pytest.raises(ConfigurationError, match=r"server\.host is empty"):
+    with pytest.raises(ConfigError, match=r"server\.host is empty"):
         load_settings()
 
 
@@ -136,7 +133,7 @@ def test_recipes_and_run_files_take_no_empty_text_either() -> None:
 
 
 def test_an_empty_list_of_allowed_hosts_allows_none() -> None:
-    from vora_serve.errors import ImageRequestError
+    from vora_core.errors import ImageRequestError
 
     assert URLPolicy(["https"]).parse("https://a.example/").host == "a.example"
     with pytest.raises(ImageRequestError, match="not allowed"):

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from vora_core.errors import ConfigError
 from vora_serve.command import App
-from vora_serve.errors import ConfigurationError
 
 app = App(help="Train the demo model, or draw an image for it.", no_args_is_help=True)
 
@@ -64,5 +64,5 @@ def draw_image(
     try:
         image.save(file, "PNG")
     except OSError as error:
-        raise ConfigurationError(f"{file} cannot be written: {error.strerror}.") from error
+        raise ConfigError(f"{file} cannot be written: {error.strerror}.") from error
     sys.stdout.write(f"{file}: {caption}\n")

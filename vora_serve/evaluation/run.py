@@ -11,8 +11,8 @@ from typing import Any
 import typer
 import yaml
 
+from vora_core.errors import ConfigError
 from vora_serve.accuracy import draw_table, summarise
-from vora_serve.errors import ConfigurationError
 from vora_serve.evaluation.client import Endpoint, ImageSource, ask_all
 from vora_serve.evaluation.files import Question, matches, read_suite, score
 from vora_serve.evaluation.recipe import EvaluationRecipe, SuiteRecipe
@@ -34,7 +34,7 @@ def run_evaluation(
         dry_run: read and check the suites, but send nothing.
 
     Raises:
-        ConfigurationError: a suite cannot be read, or the output cannot be written.
+        ConfigError: a suite cannot be read, or the output cannot be written.
         EvaluationError: the server cannot be reached, or refuses a question.
     """
     questions = [_read(suite) for suite in recipe.suites]
@@ -116,4 +116,4 @@ def _write(output: Path, recipe: EvaluationRecipe, results: list[dict[str, Any]]
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigurationError(f"{output} cannot be written: {error.strerror}.") from error
+        raise ConfigError(f"{output} cannot be written: {error.strerror}.") from error

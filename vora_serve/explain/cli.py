@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vora_core.errors import ConfigError
 from vora_serve.command import App
-from vora_serve.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,12 +50,10 @@ def explain(
         --prompt "How many shapes are there?"
     """
     if listen is None and not image:
-        raise ConfigurationError(
-            "Pass an image with --image, or --listen PORT to serve the playground."
-        )
+        raise ConfigError("Pass an image with --image, or --listen PORT to serve the playground.")
     for path in image or []:
         if not path.is_file():
-            raise ConfigurationError(f"The image {path} does not exist.")
+            raise ConfigError(f"The image {path} does not exist.")
     if listen is not None:
         from vora_serve.gateway.listen import bind
 
@@ -90,7 +88,7 @@ def _write(
         try:
             images.append(decode(path.read_bytes())[0])
         except (ImageError, OSError):
-            raise ConfigurationError(f"{path} is not an image that can be read.") from None
+            raise ConfigError(f"{path} is not an image that can be read.") from None
     content: list[dict[str, Any]] = [{"type": "image", "image": each} for each in images]
     content.append({"type": "text", "text": prompt})
     result = explainer.explain([{"role": "user", "content": content}], answer)
@@ -100,7 +98,7 @@ def _write(
         for index, image in enumerate(images):
             _draw(explainer, result, index, image, out)
     except OSError as error:
-        raise ConfigurationError(f"{out} cannot be written: {error.strerror}.") from error
+        raise ConfigError(f"{out} cannot be written: {error.strerror}.") from error
     _report(result, out)
 
 

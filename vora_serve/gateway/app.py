@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from vora_serve.errors import NotFoundError, UnavailableError
+from vora_core.errors import NotFoundError, UnavailableError
 from vora_serve.gateway.batches.routes import add_batches
 from vora_serve.gateway.context import SCOPE_KEY
 from vora_serve.gateway.counting import InputTokensResponse, TokenizeResponse
@@ -80,7 +80,7 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
         resolver: Name resolution for images; the operating system's where absent.
 
     Raises:
-        ConfigurationError: a key file, a rate limit or an upstream's URL is wrong.
+        ConfigError: a key file, a rate limit or an upstream's URL is wrong.
     """
     state = GatewayState(settings, resolver)
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vora_serve.errors import ConfigurationError
+from vora_core.errors import ConfigError
 
 logger = logging.getLogger("vora_serve.gateway.audit")
 
@@ -36,7 +36,7 @@ class AuditLog:
         """See that acts can be recorded.
 
         Raises:
-            ConfigurationError
+            ConfigError
         """
         if self._path is not None:
             self._append(b"", self._path)
@@ -49,7 +49,7 @@ class AuditLog:
             fields: What it was done to.
 
         Raises:
-            ConfigurationError: the file cannot be written.
+            ConfigError: the file cannot be written.
         """
         logger.info("audit %s", act, extra={"fields": fields})
         if self._path is None:
@@ -73,6 +73,6 @@ class AuditLog:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise ConfigurationError(
+            raise ConfigError(
                 f"The audit log {path} cannot be written: {error.strerror}."
             ) from None

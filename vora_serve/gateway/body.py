@@ -7,7 +7,7 @@ import asyncio
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from vora_serve.errors import (
+from vora_core.errors import (
     InvalidRequestError,
     RequestTimeoutError,
     RequestTooLargeError,

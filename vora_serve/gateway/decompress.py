@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import zstandard
 
-from vora_serve.errors import InvalidRequestError, RequestTooLargeError
+from vora_core.errors import InvalidRequestError, RequestTooLargeError
 from vora_serve.gateway.memory import Share
 
 _STEP_BYTES = 2**20

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from vora_serve.errors import (
+from vora_core.errors import (
     APIError,
     ContextLengthError,
     DeadlineError,

@@ -6,7 +6,7 @@ import errno
 import ipaddress
 import socket
 
-from vora_serve.errors import ConfigurationError
+from vora_core.errors import ConfigError
 from vora_serve.gateway.settings import Settings
 
 
@@ -24,7 +24,7 @@ def check_exposure(settings: Settings) -> None:
     """Refuse to serve others without keys, unless told to.
 
     Raises:
-        ConfigurationError
+        ConfigError
     """
     auth = settings.auth
     if (
@@ -33,7 +33,7 @@ def check_exposure(settings: Settings) -> None:
         and not auth.allow_anonymous
         and not is_loopback(settings.server.host)
     ):
-        raise ConfigurationError(
+        raise ConfigError(
             f"Serving on {settings.server.host} without API keys would be open to everybody: "
             "give a key file (auth.keys_file), or set auth.allow_anonymous (--allow-anonymous)."
         )
@@ -43,12 +43,12 @@ def bind(host: str, port: int, backlog: int = 2048) -> socket.socket:
     """A listening socket.
 
     Raises:
-        ConfigurationError: the address is not this machine's, or the port is in use or reserved.
+        ConfigError: the address is not this machine's, or the port is in use or reserved.
     """
     try:
         info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (OSError, UnicodeError):
-        raise ConfigurationError(f"The host {host} is not an address of this machine.") from None
+        raise ConfigError(f"The host {host} is not an address of this machine.") from None
     listener = socket.socket(info[0], socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -57,9 +57,9 @@ def bind(host: str, port: int, backlog: int = 2048) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise ConfigurationError(f"The port {port} on {host} is in use.") from None
+            raise ConfigError(f"The port {port} on {host} is in use.") from None
         if error.errno == errno.EACCES:
-            raise ConfigurationError(f"The port {port} may not be used by this user.") from None
-        raise ConfigurationError(f"The host {host} is not an address of this machine.") from None
+            raise ConfigError(f"The port {port} may not be used by this user.") from None
+        raise ConfigError(f"The host {host} is not an address of this machine.") from None
     listener.setblocking(False)
     return listener

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 from starlette.types import Send
 
-from vora_serve.errors import APIError, UpstreamError
+from vora_core.errors import APIError, UpstreamError
 from vora_serve.gateway.engine_errors import from_stream_error, from_transport_error
 from vora_serve.gateway.http1 import HTTPClientError, ReadTimeoutError, Response
 from vora_serve.gateway.legacy_calls import as_legacy

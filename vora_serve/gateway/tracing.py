@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vora_serve.errors import ConfigurationError
+from vora_core.errors import ConfigError
 from vora_serve.gateway.settings import TracingSettings
 
 
@@ -16,7 +16,7 @@ class Tracer:
         settings: Whether to trace, and under which name.
 
     Raises:
-        ConfigurationError: tracing is wanted, but OpenTelemetry is not installed.
+        ConfigError: tracing is wanted, but OpenTelemetry is not installed.
     """
 
     def __init__(self, settings: TracingSettings) -> None:
@@ -30,7 +30,7 @@ class Tracer:
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError:
-            raise ConfigurationError(
+            raise ConfigError(
                 "Tracing needs opentelemetry-sdk and opentelemetry-exporter-otlp-proto-http, "
                 "which are not installed."
             ) from None

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vora_serve.errors import ConfigurationError
+from vora_core.errors import ConfigError
 from vora_serve.gateway.app import create_app
 from vora_serve.gateway.logs import configure_logging
 from vora_serve.gateway.server import serve
@@ -56,7 +56,7 @@ class Worker:
             self.state.cut_all()
         try:
             self.state.audit.record("gateway.cut" if again else "gateway.stopped")
-        except ConfigurationError as error:  # stopping matters more
+        except ConfigError as error:  # stopping matters more
             logger.error("%s", error)
 
     def reload(self) -> None:
@@ -66,7 +66,7 @@ class Worker:
             settings = load_settings(self._config, self._flags)
             self.state.reload_upstreams(settings.upstreams)
             self.state.audit.record("configuration.reloaded", engines=len(settings.upstreams))
-        except ConfigurationError as error:
+        except ConfigError as error:
             logger.error("configuration not reloaded: %s", error)
             return
         logger.info("configuration reloaded: %d engines", len(settings.upstreams))
@@ -98,7 +98,7 @@ def main() -> int:
     config = Path(given["config"]) if given["config"] else None
     try:
         uvloop.run(_main(int(sys.argv[1]), config, given["flags"]))
-    except ConfigurationError as error:
+    except ConfigError as error:
         sys.stderr.write(f"vora-serve: {error}\n")
         return error.exit_code
     return 0

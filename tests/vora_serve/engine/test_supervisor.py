@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from vora_core.errors import EngineError
 from vora_serve.engine import EngineLaunch, EngineSupervisor
-from vora_serve.errors import EngineError
 
 CHILD = [sys.executable, str(Path(__file__).with_name("fake_child.py"))]
 

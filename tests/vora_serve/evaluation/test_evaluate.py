@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vora_serve.errors import ConfigurationError
+from vora_core.errors import ConfigError
 from vora_serve.evaluation import Endpoint, ask_all, draw_table, summarise
 from vora_serve.evaluation.cli import evaluate
 from vora_serve.evaluation.client import EvaluationError
@@ -156,7 +156,7 @@ def test_a_server_that_is_not_there(url: str, said: str) -> None:
 def test_a_wrong_evaluation_is_refused_before_anything_is_asked(
     arguments: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigError, match=said):
         evaluate(**({"base_url": "http://127.0.0.1:9"} | arguments))
 
 

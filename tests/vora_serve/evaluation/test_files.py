@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.vora_serve.evaluation.test_evaluate import completion, serving
-from vora_serve.errors import ConfigurationError
+from vora_core.errors import ConfigError
 from vora_serve.evaluation.cli import evaluate
 from vora_serve.evaluation.files import read_suite, score
 from vora_serve.evaluation.score import (
@@ -127,7 +127,7 @@ def test_wrong_records_are_named(tmp_path: Path, kind: Any, record: Any, said: s
     file.write_text(json.dumps(record))
     if isinstance(record, list):
         file.write_text("[" + json.dumps(record) + "]")
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigError, match=said):
         read_suite(kind, file, None, None, None)
 
 
@@ -135,10 +135,10 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     file = tmp_path / "data.jsonl"
     for content, said in (("{", "neither JSON lines"), ("", "holds no questions")):
         file.write_text(content)
-        with pytest.raises(ConfigurationError, match=said):
+        with pytest.raises(ConfigError, match=said):
             read_suite("vqa", file, None, None, None)
     file.write_text('{"question": "?", "answer": "x"}')
-    with pytest.raises(ConfigurationError, match="place"):
+    with pytest.raises(ConfigError, match="place"):
         read_suite("vqa", file, None, "no place", None)
 
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from model_plugin.errors import VoRAError
 from tests.vora_serve.gateway.fake_engine import FakeEngine, ThreadServer, running
+from vora_core.errors import ConfigError
 from vora_serve.cli import app as cli
-from vora_serve.errors import ConfigurationError
 from vora_serve.explain import Explainer
 from vora_serve.explain.draw import colours, overlay
 from vora_serve.explain.look import served_image
@@ -180,7 +180,7 @@ def test_the_command_writes_images_and_numbers(tmp_path: Path) -> None:
 )
 def test_bad_input_is_one_sentence(arguments: list[str], sentence: str) -> None:
     given = ["explain", "--model", str(FIXTURES / "merged"), *arguments]
-    with pytest.raises(ConfigurationError, match=sentence):
+    with pytest.raises(ConfigError, match=sentence):
         CliRunner().invoke(cli, given, catch_exceptions=False)
 
 

@@ -17,7 +17,7 @@ from tests.vora_serve.gateway.conftest import LiveGateway, Start
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from tests.vora_serve.gateway.redis_server import RedisServer, redis_server
 from tests.vora_serve.gateway.test_streams import until
-from vora_serve.errors import ConfigurationError, DeadlineError, RateLimitError
+from vora_core.errors import ConfigError, DeadlineError, RateLimitError
 from vora_serve.gateway.admission import FairQueue, hash_key, new_key, read_keys
 from vora_serve.gateway.listen import check_exposure, is_loopback
 from vora_serve.gateway.settings import load_settings
@@ -254,7 +254,7 @@ def test_keys_reload(engine: FakeEngine, start_gateway: Start, keys: Keys) -> No
 def test_broken_key_files(tmp_path: Path, content: str) -> None:
     path = tmp_path / "keys.yaml"
     path.write_text(content)
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigError):
         read_keys(path)
 
 
@@ -279,7 +279,7 @@ def test_token_rate(engine: FakeEngine, start_gateway: Start, keys: Keys) -> Non
 
 
 def test_serving_others_needs_keys_or_a_word() -> None:
-    with pytest.raises(ConfigurationError, match="without API keys"):
+    with pytest.raises(ConfigError, match="without API keys"):
         check_exposure(load_settings(flags={"server": {"host": "0.0.0.0"}}))
     check_exposure(load_settings(flags={"server": {"host": "::1"}}))
     told = {"server": {"host": "0.0.0.0"}, "auth": {"allow_anonymous": True}}
@@ -291,7 +291,7 @@ def test_wrong_limits() -> None:
     from vora_serve.gateway import create_app
 
     for admission in ({"requests": ["lots"]}, {"rate_limit_storage": "nothing://"}):
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(ConfigError):
             create_app(load_settings(flags={"admission": admission}))
 
 

@@ -18,7 +18,7 @@ import pytest
 from tests.vora_serve.gateway.conftest import LiveGateway, Start
 from tests.vora_serve.gateway.fake_engine import FakeEngine, ThreadServer, running
 from tests.vora_serve.gateway.pdf_files import RED, pages
-from vora_serve.errors import ConfigurationError
+from vora_core.errors import ConfigError
 from vora_serve.gateway import create_app, load_settings
 from vora_serve.gateway.batches import lines
 from vora_serve.gateway.batches.store import Store
@@ -325,7 +325,7 @@ def test_off_by_default(engine: FakeEngine, start_gateway: Start) -> None:
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     settings = load_settings(flags={"batches": {"folder": str(tmp_path / "file")}})
-    with pytest.raises(ConfigurationError, match=r"The folder batches.folder, .*cannot be used"):
+    with pytest.raises(ConfigError, match=r"The folder batches.folder, .*cannot be used"):
         create_app(settings)
 
 

@@ -13,7 +13,7 @@ from tests.vora_serve.gateway.client_shapes import (
 from tests.vora_serve.gateway.conftest import LiveGateway
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from tests.vora_serve.gateway.test_fields import parse
-from vora_serve.errors import InvalidRequestError
+from vora_core.errors import InvalidRequestError
 from vora_serve.gateway.schemas import parse_request
 from vora_serve.gateway.settings import FieldSettings
 

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 
 from tests.vora_serve.gateway.conftest import LiveGateway, Start
 from tests.vora_serve.gateway.fake_engine import FakeEngine
-from vora_serve.errors import InvalidRequestError
+from vora_core.errors import InvalidRequestError
 from vora_serve.gateway.schemas import SCHEMAS, parse_request
 from vora_serve.gateway.schemas.fields import TOP_ACTIONS
 from vora_serve.gateway.settings import FieldSettings

@@ -16,7 +16,7 @@ import pytest
 from tests.vora_serve.gateway.conftest import LiveGateway, picture
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from tests.vora_serve.gateway.test_chat import data_url
-from vora_serve.errors import APIError
+from vora_core.errors import APIError
 from vora_serve.gateway.schemas import parse_request
 from vora_serve.gateway.settings import FieldSettings
 

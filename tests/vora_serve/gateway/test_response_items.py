@@ -15,7 +15,7 @@ from tests.vora_serve.gateway.conftest import LiveGateway
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from tests.vora_serve.gateway.test_chat import events
 from tests.vora_serve.gateway.test_fields import parse
-from vora_serve.errors import InvalidRequestError
+from vora_core.errors import InvalidRequestError
 
 HI = {"type": "output_text", "text": "Hi", "annotations": [], "logprobs": []}
 SAID = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed",

@@ -21,7 +21,7 @@ from tests.vora_serve.gateway.client_shapes import (
 from tests.vora_serve.gateway.conftest import LiveGateway
 from tests.vora_serve.gateway.test_fields import parse
 from tests.vora_serve.gateway.test_response_items import DID, GAVE, SAID, SHOWN
-from vora_serve.errors import APIError, InvalidRequestError
+from vora_core.errors import APIError, InvalidRequestError
 from vora_serve.gateway.schemas.fields import MAX_NAMED
 
 # Client, its messages, and what is named as dropped.

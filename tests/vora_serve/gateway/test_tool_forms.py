@@ -16,7 +16,7 @@ from tests.vora_serve.gateway.conftest import LiveGateway
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from tests.vora_serve.gateway.test_chat import events
 from tests.vora_serve.gateway.test_fields import parse
-from vora_serve.errors import InvalidRequestError
+from vora_core.errors import InvalidRequestError
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tests.vora_serve.gateway.conftest import Start, picture
 from tests.vora_serve.gateway.fake_engine import FakeEngine, running
 from tests.vora_serve.gateway.test_chat import data_url
 from tests.vora_serve.gateway.test_streams import until
-from vora_serve.errors import NotFoundError, UnavailableError
+from vora_core.errors import NotFoundError, UnavailableError
 from vora_serve.gateway.settings import RoutingSettings, UpstreamSettings
 from vora_serve.gateway.upstreams import Balancer, Upstream
 from vora_serve.gateway.upstreams.breaker import CircuitBreaker

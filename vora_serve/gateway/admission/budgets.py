@@ -11,7 +11,7 @@ from typing import Literal
 from limits.aio.storage import Storage
 from limits.errors import StorageError
 
-from vora_serve.errors import RateLimitError
+from vora_core.errors import RateLimitError
 
 logger = logging.getLogger("vora_serve.gateway.limits")
 

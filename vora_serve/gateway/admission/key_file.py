@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from vora_serve.errors import ConfigurationError
+from vora_core.errors import ConfigError
 from vora_serve.gateway.admission.keys import ApiKey, read_keys
 
 
@@ -21,7 +21,7 @@ def add_key(path: Path, entry: Mapping[str, Any]) -> None:
     """Append an entry; the file is made where it does not exist.
 
     Raises:
-        ConfigurationError: the name is taken, a value is wrong, or the file cannot be changed.
+        ConfigError: the name is taken, a value is wrong, or the file cannot be changed.
     """
     text = yaml.safe_dump([dict(entry)], sort_keys=False)
     if not path.exists():
@@ -30,7 +30,7 @@ def add_key(path: Path, entry: Mapping[str, Any]) -> None:
     with _locked(path):
         old = path.read_text()
         if any(key.name == entry["name"] for key in read_keys(path)):
-            raise ConfigurationError(f"The key file {path} has a key '{entry['name']}' already.")
+            raise ConfigError(f"The key file {path} has a key '{entry['name']}' already.")
         entries = _entries(old)
         if entries.flow_style or not entries.value:
             keys = [*(yaml.safe_load(old)["keys"] or []), dict(entry)]
@@ -47,7 +47,7 @@ def set_field(path: Path, name: str, field: str, value: str) -> ApiKey:
     """Set one field of a key's entry to a YAML scalar; the key as it is then.
 
     Raises:
-        ConfigurationError: there is no such key, or the file cannot be changed.
+        ConfigError: there is no such key, or the file cannot be changed.
     """
     with _locked(path):
         read_keys(path)
@@ -57,7 +57,7 @@ def set_field(path: Path, name: str, field: str, value: str) -> ApiKey:
             if fields["name"].value == name:
                 break
         else:
-            raise ConfigurationError(f"The key file {path} has no key '{name}'.")
+            raise ConfigError(f"The key file {path} has no key '{name}'.")
         if field in fields:
             start, end = fields[field].start_mark.index, fields[field].end_mark.index
             new = old[:start] + value + old[end:]
@@ -82,7 +82,7 @@ def _entries(text: str) -> yaml.SequenceNode:
     assert root is not None  # it has been read as a key file
     node = next(node for key, node in root.value if key.value == "keys")
     if not isinstance(node, yaml.SequenceNode):
-        raise ConfigurationError("The key file holds no list of keys.")
+        raise ConfigError("The key file holds no list of keys.")
     return node
 
 
@@ -98,9 +98,7 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
     except OSError as error:
-        raise ConfigurationError(
-            f"The key file {path} cannot be changed: {error.strerror}."
-        ) from None
+        raise ConfigError(f"The key file {path} cannot be changed: {error.strerror}.") from None
 
 
 def _write(path: Path, text: str) -> None:
@@ -121,6 +119,4 @@ def _write(path: Path, text: str) -> None:
         finally:
             new.unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigurationError(
-            f"The key file {path} cannot be changed: {error.strerror}."
-        ) from None
+        raise ConfigError(f"The key file {path} cannot be changed: {error.strerror}.") from None

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from vora_core import typed_yaml
-from vora_serve.errors import AuthenticationError, ConfigurationError
+from vora_core.errors import AuthenticationError, ConfigError
 from vora_serve.gateway.audit import AuditLog
 from vora_serve.gateway.settings import PositiveInt, Section
 
@@ -96,12 +96,12 @@ def read_keys(path: Path) -> list[ApiKey]:
     """The keys in a YAML file.
 
     Raises:
-        ConfigurationError: unreadable, malformed, or a name or hash stands in it twice.
+        ConfigError: unreadable, malformed, or a name or hash stands in it twice.
     """
     keys = typed_yaml.load(_KeyFile, path, subject="key file").keys
     for attribute in ("name", "sha256"):
         if len({getattr(key, attribute) for key in keys}) != len(keys):
-            raise ConfigurationError(f"The key file {path} has the same {attribute} twice.")
+            raise ConfigError(f"The key file {path} has the same {attribute} twice.")
     return keys
 
 
@@ -208,7 +208,7 @@ class KeyRing:
         self._stamp = stamp
         try:
             keys = self._index(read_keys(self._path))
-        except ConfigurationError as error:
+        except ConfigError as error:
             logger.error("keys not reloaded: %s", error)
             return False
         old = {key.name: key for key in self._keys.values()}
@@ -227,7 +227,7 @@ class KeyRing:
         }
         try:
             self._audit.record("keys.reloaded", **changes)
-        except ConfigurationError as error:  # the keys are in force all the same
+        except ConfigError as error:  # the keys are in force all the same
             logger.error("%s", error)
 
     async def watch(self, interval_s: float) -> None:

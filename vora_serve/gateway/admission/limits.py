@@ -14,7 +14,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
 from limits.storage import storage_from_string
 
-from vora_serve.errors import ConfigurationError, RateLimitError
+from vora_core.errors import ConfigError, RateLimitError
 from vora_serve.gateway.admission.budgets import Budgets
 from vora_serve.gateway.settings import AdmissionSettings
 
@@ -25,12 +25,12 @@ def parse_limits(texts: Sequence[str]) -> list[RateLimitItem]:
     """Limits such as ``600/minute``.
 
     Raises:
-        ConfigurationError: one is malformed.
+        ConfigError: one is malformed.
     """
     try:
         return [item for text in texts for item in parse_many(text)]
     except ValueError:
-        raise ConfigurationError(
+        raise ConfigError(
             f"A rate limit is malformed: {', '.join(texts)}; write for example 600/minute."
         ) from None
 
@@ -60,7 +60,7 @@ class RateLimits:
             storage = storage_from_string(uri, **options)
         except Exception as error:  # noqa: BLE001 - the library raises whatever its driver does
             reason = f"{uri.partition('://')[0]}:// cannot be used: {str(error).splitlines()[0]}"
-            raise ConfigurationError(
+            raise ConfigError(
                 f"The rate limits' storage {reason.replace('async+', '').rstrip('.')}."
             ) from None
         assert isinstance(storage, Storage)

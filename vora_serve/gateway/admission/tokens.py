@@ -13,7 +13,7 @@ import httpx
 import jwt
 from pydantic import ValidationError
 
-from vora_serve.errors import AuthenticationError, ConfigurationError, UnavailableError
+from vora_core.errors import AuthenticationError, ConfigError, UnavailableError
 from vora_serve.gateway.admission.keys import ApiKey
 from vora_serve.gateway.admission.limits import parse_limits
 from vora_serve.gateway.settings import TokenSettings
@@ -165,7 +165,7 @@ class TokenVerifier:
                 }
             )
             parse_limits([*(key.requests or ()), *(key.tokens or ())])
-        except (ValidationError, ValueError, TypeError, ConfigurationError):
+        except (ValidationError, ValueError, TypeError, ConfigError):
             raise _refusal("The token's claims on scopes or limits are malformed.") from None
         return key
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from vora_serve.errors import ImageRequestError
+from vora_core.errors import ImageRequestError
 
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f\\\u2028\u2029\ufeff]")
 _BEHIND_THE_HOST = re.compile(r"([^/?#]*//)?[^/?#]*[/?#]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vora_serve.errors import PermissionDeniedError
+from vora_core.errors import PermissionDeniedError
 from vora_serve.gateway.admission import KeyRing, TokenVerifier, token_in
 from vora_serve.gateway.admission import Scope as KeyScope
 from vora_serve.gateway.context import SCOPE_KEY, RequestContext

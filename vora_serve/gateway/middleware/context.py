@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vora_serve.errors import (
+from vora_core.errors import (
     APIError,
     InternalError,
     InvalidRequestError,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vora_serve.errors import APIError, NotFoundError
+from vora_core.errors import APIError, NotFoundError
 
 
 class HeadMiddleware:

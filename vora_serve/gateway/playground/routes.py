@@ -20,8 +20,8 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
+from vora_core.errors import InvalidRequestError, NotFoundError, UnavailableError, UpstreamError
 from vora_core.image_files import TAKEN
-from vora_serve.errors import InvalidRequestError, NotFoundError, UnavailableError, UpstreamError
 from vora_serve.gateway.body import check_media_type, read_body
 from vora_serve.gateway.context import SCOPE_KEY
 from vora_serve.gateway.images.loader import ImageRef

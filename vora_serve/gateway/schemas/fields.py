@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vora_serve.errors import InvalidRequestError
+from vora_core.errors import InvalidRequestError
 from vora_serve.gateway.settings import FieldAction, FieldSettings
 
 # Harmless where dropped, and sent by common clients and evaluation tools. Named here so that they

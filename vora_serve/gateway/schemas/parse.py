@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
 
-from vora_serve.errors import InvalidRequestError
+from vora_core.errors import InvalidRequestError
 from vora_serve.gateway.images import DocumentRef, ImageRef
 from vora_serve.gateway.schemas.base import explain
 from vora_serve.gateway.schemas.chat import ChatCompletionRequest

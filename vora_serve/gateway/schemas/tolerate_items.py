@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from vora_serve.errors import InvalidRequestError
+from vora_core.errors import InvalidRequestError
 from vora_serve.gateway.schemas.fields import FieldPolicy
 from vora_serve.gateway.schemas.tolerate_messages import THOUGHTS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from vora_serve.errors import InvalidRequestError
+from vora_core.errors import InvalidRequestError
 from vora_serve.gateway.schemas.fields import FieldPolicy
 
 Tree = dict[str, Any]

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from vora_core.errors import NotFoundError, UnavailableError
 from vora_core.geometry import ImageSettings
-from vora_serve.errors import NotFoundError, UnavailableError
 from vora_serve.gateway.settings import RoutingSettings
 from vora_serve.gateway.upstreams.upstream import Upstream
 

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 from pydantic_core import from_json
 
+from vora_core.errors import ConfigError
 from vora_core.geometry import ImageSettings
-from vora_serve.errors import ConfigurationError
 from vora_serve.gateway.http1 import (
     BrokenConnectionError,
     Connection,
@@ -53,9 +53,9 @@ def _endpoint(url: str) -> tuple[Endpoint, bytes, bytes]:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
-        raise ConfigurationError(f"The upstream's URL {url} is malformed.") from None
+        raise ConfigError(f"The upstream's URL {url} is malformed.") from None
     if not parsed.host or parsed.userinfo or parsed.query:
-        raise ConfigurationError(f"The upstream's URL {url} is malformed.")
+        raise ConfigError(f"The upstream's URL {url} is malformed.")
     secure = parsed.scheme == "https"
     endpoint = Endpoint(
         host=parsed.host,
