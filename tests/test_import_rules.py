@@ -41,7 +41,7 @@ def test_layers(path: Path) -> None:
     ("module", "snippet"),
     [
         ("model_plugin.config", "import vora_serve"),
-        ("model_plugin.config", "from vora_core.errors import ServeError"),
+        ("model_plugin.config", "from vora_serve.serve import ServeError"),
         ("model_plugin.model", "import vllm.config"),
         ("vora_core.pixels", "def f():\n    import torch"),
         ("model_plugin.model", "from importlib import import_module\nimport_module('vllm')"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Judgement = Literal["yes", "no", "unclear"]
+Verdict = Literal["yes", "no", "unclear"]
 
 _ARTICLES = {"a", "an", "the"}
 _NUMBERS = {
@@ -64,7 +64,7 @@ def chosen_option(said: str, options: Sequence[str]) -> int | None:
     return same[0] if len(same) == 1 else None
 
 
-def yes_or_no(said: str) -> Judgement:
+def yes_or_no(said: str) -> Verdict:
     """What a reply to a yes/no question says, by its first sentence."""
     words = re.findall(r"[a-z']+", said.lower().split(".")[0])
     if not words:
@@ -93,7 +93,7 @@ class YesNoScore:
     unclear: int
 
 
-def score_yes_no(said: Sequence[Judgement], labels: Sequence[str]) -> YesNoScore:
+def score_yes_no(said: Sequence[Verdict], labels: Sequence[str]) -> YesNoScore:
     """Accuracy, precision, recall, F1 and the share of yes.
 
     Args:

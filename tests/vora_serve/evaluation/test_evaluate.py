@@ -143,7 +143,7 @@ def test_a_server_that_is_not_there(url: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"suite": "mme"}, "suites.0.kind"),
+        ({"suite": "seedbench"}, "suites.0.kind"),
         ({"suite": "vqa"}, "needs a data file"),
         ({"suite": "demo", "data": Path("x")}, "takes no data file"),
         ({"suite": "pope", "data": Path("/nowhere.json")}, "cannot be read"),
