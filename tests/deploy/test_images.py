@@ -154,10 +154,11 @@ def test_the_gateway_holds_no_torch_and_stays_small() -> None:
         file.locate().stat().st_size  # type: ignore[attr-defined]
         for found in installed
         for file in found.files or ()
-        if file.locate().is_file()  # type: ignore[attr-defined]
+        # How much bytecode there is depends on what was imported before.
+        if file.suffix != ".pyc" and file.locate().is_file()  # type: ignore[attr-defined]
     )
-    # Of which numpy, for the gateway's resizing, takes 70 MB, and bytecode a fifth.
-    assert size < 200e6, f"{size / 1e6:.0f} MB"
+    # Of which numpy, for the gateway's resizing, takes 57 MB.
+    assert size < 160e6, f"{size / 1e6:.0f} MB"
 
 
 def test_every_requirement_of_the_gateway_is_pinned() -> None:
