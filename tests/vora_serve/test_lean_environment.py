@@ -134,7 +134,7 @@ def test_doctor_names_remedies(lean: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_extras_are_read_from_the_distribution() -> None:
-    assert {"torch", "transformers", "peft", "datasets"} <= set(installation.packages("train"))
+    assert {"torch", "transformers", "peft", "pyarrow"} <= set(installation.packages("train"))
     assert "peft" not in installation.packages("model")
     assert installation.packages("no-such-extra") == []
 

@@ -412,7 +412,7 @@ def slowed(served: Served) -> Iterator[None]:
     def pulse() -> None:
         while not over.wait(0.004):
             cores[0].suspend()
-            over.wait(0.06)
+            over.wait(0.25)
             cores[0].resume()
 
     pulses = threading.Thread(target=pulse)
