@@ -188,8 +188,8 @@ def test_sampling_parameters(client: openai.OpenAI) -> None:
     assert all(len(token.top_logprobs) == 3 for token in scored.choices[0].logprobs.content)
     biased = client.chat.completions.create(**ask(logit_bias={"65": 100}, max_tokens=4))
     assert len(set(biased.choices[0].message.content)) == 1
-    first = client.chat.completions.create(**ask(max_tokens=6)).choices[0].message.content
-    stop = client.chat.completions.create(**ask(max_tokens=6, stop=[first[2]]))
+    twice = 2 * biased.choices[0].message.content[0]
+    stop = client.chat.completions.create(**ask(logit_bias={"65": 100}, max_tokens=6, stop=[twice]))
     assert stop.choices[0].finish_reason == "stop"
     limited = client.chat.completions.create(
         **{**ask(max_completion_tokens=2, user="me"), "max_tokens": None},
