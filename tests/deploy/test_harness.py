@@ -47,10 +47,9 @@ print(json.dumps([os.getuid(), able, int(status["CapEff"], 16), int(status["NoNe
 def test_a_contained_process(tmp_path: Path, name: str, user: int, writes: set[str]) -> None:
     if not container.possible():
         pytest.skip("processes cannot be contained here")
-    interpreter = Path(sys.executable)
     for hidden in ("/tmp", "/root"):
-        if any(path.is_relative_to(hidden) for path in (interpreter, interpreter.resolve())):
-            pytest.skip(f"contained processes do not see {hidden}, where this interpreter is")
+        if Path(sys.executable).is_relative_to(hidden):
+            pytest.skip(f"contained processes do not see {hidden}, where this environment is")
     own = tmp_path / name
     own.mkdir()
     command = [sys.executable, "-I", "-c", LOOK, str(own)]
