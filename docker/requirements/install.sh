@@ -62,6 +62,16 @@ find_python() {
     refuse "Python 3.11, 3.12 or 3.13 is needed and none was found; install one, or name it: make PYTHON=/path/to/python3.11."
 }
 
+# One installation at a time: two makes in one checkout must not write the same files.
+if command -v flock >/dev/null; then
+    mkdir -p "$(dirname "$VENV")"
+    exec 9>"$VENV.lock"
+    if ! flock --nonblock 9; then
+        echo "vora-serve: another command is installing into $VENV; waiting for it"
+        flock 9
+    fi
+fi
+
 python=$VENV/bin/python
 if [[ -e $VENV ]] && ! fits "$python"; then
     refuse "$VENV exists, but is not a virtual environment of Python 3.11 to 3.13. Move it away and try again."
