@@ -19,6 +19,7 @@ from vora_serve.gateway.batches.routes import add_batches
 from vora_serve.gateway.context import SCOPE_KEY
 from vora_serve.gateway.counting import InputTokensResponse, TokenizeResponse
 from vora_serve.gateway.descriptions import describe
+from vora_serve.gateway.direct_route import DirectRoute
 from vora_serve.gateway.generation import GenerationResponse
 from vora_serve.gateway.http1 import HTTPClientError
 from vora_serve.gateway.images import Resolver
@@ -150,6 +151,8 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
         openapi_url="/openapi.json" if docs else None,
         redoc_url=None,
         redirect_slashes=False,
+        # The gateway's own do; where a release of FastAPI has these, they would come twice.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     # Starlette's own handler would answer before the outermost layer sees the error.
     app.add_exception_handler(HTTPException, _raise_on)
@@ -190,9 +193,10 @@ def _add_generation(app: FastAPI, state: GatewayState) -> None:
 
             return generate
 
-        app.add_api_route(
+        app.router.add_api_route(
             path,
             handler(),
+            route_class_override=DirectRoute,
             methods=["POST"],
             summary=summary,
             operation_id=f"create_{kind}",
@@ -212,9 +216,10 @@ def _add_translated(app: FastAPI, state: GatewayState) -> None:
             return generate
 
         name = path.removeprefix("/v1/").strip("/").replace("/", "_")
-        app.add_api_route(
+        app.router.add_api_route(
             path,
             handler(),
+            route_class_override=DirectRoute,
             methods=["POST"],
             summary=summary,
             operation_id=f"create_{name}",

@@ -13,6 +13,15 @@ from vora_serve.gateway.settings import LoggingSettings
 access_logger = logging.getLogger("vora_serve.gateway.access")
 
 
+def log_access(fields: dict[str, Any]) -> None:
+    """Log one request; without looking for the line of code that logs it, which is this one."""
+    record = access_logger.makeRecord(
+        access_logger.name, logging.INFO, __file__, 0, "request", (), None
+    )
+    record.fields = fields
+    access_logger.handle(record)
+
+
 class _JSONFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {

@@ -20,7 +20,7 @@ from vora_core.errors import (
     NotFoundError,
 )
 from vora_serve.gateway.context import SCOPE_KEY, RequestContext, request_id_from
-from vora_serve.gateway.logs import access_logger
+from vora_serve.gateway.logs import access_logger, log_access
 from vora_serve.gateway.messages.errors import error_body, speaks_messages
 from vora_serve.gateway.metrics import Metrics
 from vora_serve.gateway.tracing import Tracer
@@ -174,7 +174,7 @@ class ContextMiddleware:
                 "client": context.client,
                 **context.fields,
             }
-            access_logger.info("request", extra={"fields": fields})
+            log_access(fields)
 
     def _client(self, scope: Scope) -> str:
         peer = scope.get("client")
