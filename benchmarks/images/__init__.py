@@ -1,1 +1,1 @@
-"""How fast pictures become a model's input, beside transformers' CLIP image processor."""
+"""How fast images become a model's input, beside transformers' CLIP image processor."""

@@ -1,7 +1,7 @@
 """Throughput of the image processor: ``python -m benchmarks.images.processor``.
 
-From decoded pictures, paired with transformers' CLIP image processor on the same cores: both get
-the same list of pictures, and take turns. Then from JPEG, PNG and WebP files, where decoding is the
+From decoded images, paired with transformers' CLIP image processor on the same cores: both get
+the same list of images, and take turns. Then from JPEG, PNG and WebP files, where decoding is the
 least that there is to do. Memory peaks are each of a fresh process.
 """
 
@@ -27,7 +27,7 @@ from model_plugin.images import ImageSettings, preprocess_patches
 from model_plugin.processor import VoRAImageProcessor
 from vora_core.resampling import available_threads, spread
 
-#: Width and height of the pictures: about 0.3, 1, 3, 6 and 12 megapixels.
+#: Width and height of the images: about 0.3, 1, 3, 6 and 12 megapixels.
 SIZES = ((640, 480), (1152, 864), (2048, 1536), (2880, 2160), (4000, 3000))
 FORMATS = ("JPEG", "PNG", "WEBP")
 
@@ -60,19 +60,19 @@ def clip_processors(side: int) -> dict[str, Any]:
 
 
 def decoded(settings: ImageSettings, repeats: int, count: int, sizes: int) -> list[str]:
-    """The table for decoded pictures."""
+    """The table for decoded images."""
     ours, clips = VoRAImageProcessor(settings), clip_processors(settings.image_size)
-    lines = ["| picture | processor | images/s | CPU ms an image | VoRA's throughput over it |"]
+    lines = ["| image | processor | images/s | CPU ms an image | VoRA's throughput over it |"]
     lines.append("|---|---|---|---|---|")
     for width, height in SIZES[:sizes]:
-        pictures = [photograph(width, height, seed) for seed in range(count)]
+        images = [photograph(width, height, seed) for seed in range(count)]
         native = VoRAImageProcessor(ImageSettings(resolution="native"))
         runs: dict[str, Callable[[], object]] = {
-            "VoRA, fixed": partial(ours, pictures),
-            "VoRA, native": partial(native, pictures),
+            "VoRA, fixed": partial(ours, images),
+            "VoRA, native": partial(native, images),
         }
         for name, clip in clips.items():
-            runs[name] = partial(clip, pictures, return_tensors="np")
+            runs[name] = partial(clip, images, return_tensors="np")
         times = paired(runs, repeats)
         own = times["VoRA, fixed"][0]
         for name, (wall, cpu) in times.items():
@@ -90,7 +90,7 @@ def size_of(data: bytes) -> tuple[int, int]:
 
 
 def files(settings: ImageSettings, repeats: int, count: int, sizes: int) -> list[str]:
-    """The table for picture files."""
+    """The table for image files."""
     ours = VoRAImageProcessor(settings)
     threads = available_threads()
     lines = [
@@ -153,7 +153,7 @@ def _peak(kind: str, width: int, height: int, scaled: bool = False) -> int:
 
 
 def peak(kind: str, width: int, height: int, scaled: bool) -> int:
-    """What ``_peak`` runs: the peak above what the process takes without a picture."""
+    """What ``_peak`` runs: the peak above what the process takes without an image."""
     read, write = os.pipe()
     if not os.fork():
         os.write(write, encode(photograph(width, height, 0), kind))
@@ -182,7 +182,7 @@ def main() -> None:
         prog="python -m benchmarks.images.processor", description=__doc__
     )
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--count", type=int, default=8, help="pictures in a call [8]")
+    parser.add_argument("--count", type=int, default=8, help="images in a call [8]")
     parser.add_argument("--sizes", type=int, default=len(SIZES), help="how many of the sizes [all]")
     parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -198,7 +198,7 @@ def main() -> None:
     out = [
         f"{platform.machine()}, {available_threads()} cores, load average {load:.1f} at the start; "
         f"Python {platform.python_version()}, Pillow {PIL.__version__}, "
-        f"transformers {transformers.__version__}; {options.count} pictures a call, medians of "
+        f"transformers {transformers.__version__}; {options.count} images a call, medians of "
         f"{options.repeats} turns.",
         "",
         *decoded(settings, options.repeats, options.count, options.sizes),

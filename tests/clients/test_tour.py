@@ -64,9 +64,9 @@ def _gateway(folder: Path) -> Iterator[str]:
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A red circle, of the world that the demo's model knows; beside it, the same as a PDF."""
     path = tmp_path_factory.mktemp("image") / "circle.png"
-    picture = Image.new("RGB", (84, 84), "white")
-    ImageDraw.Draw(picture).ellipse((20, 20, 60, 60), fill=(220, 40, 40))
-    picture.save(path)
+    image = Image.new("RGB", (84, 84), "white")
+    ImageDraw.Draw(image).ellipse((20, 20, 60, 60), fill=(220, 40, 40))
+    image.save(path)
     path.with_suffix(".pdf").write_bytes(circle())
     return path
 

@@ -32,7 +32,7 @@ from tests.deploy.topology import wait_for
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(3000)]
 
-PICTURE = (compose.ROOT / "tests" / "fixtures" / "released_vora_tiny" / "a.png").read_bytes()
+IMAGE = (compose.ROOT / "tests" / "fixtures" / "released_vora_tiny" / "a.png").read_bytes()
 TALK: dict[str, Any] = {
     "model": "vora-demo",
     "messages": [{"role": "user", "content": "Count."}],
@@ -48,7 +48,7 @@ def show(url: str) -> dict[str, Any]:
     return {**TALK, "messages": [{"role": "user", "content": parts}]}
 
 
-DATA = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
+DATA = "data:image/png;base64," + base64.b64encode(IMAGE).decode()
 
 
 @pytest.mark.parametrize("target", BOUNDS)
@@ -158,7 +158,7 @@ def test_logs_are_json(stack: Stack) -> None:
 def world(stack: Stack, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A container that plays the rest of the world: an image's URL, on the gateway's side."""
     folder = tmp_path_factory.mktemp("world")
-    (folder / "image.png").write_bytes(PICTURE)
+    (folder / "image.png").write_bytes(IMAGE)
     folder.chmod(0o755)
     name = "vora-world"
     stack.daemon.docker(

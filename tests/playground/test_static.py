@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.playground.conftest import DEMO, STATIC
-from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
+from tests.vora_serve.gateway.conftest import LiveGateway, Start, make_image
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from vora_core.errors import ImageError
 from vora_core.geometry import ImageSettings
@@ -120,7 +120,7 @@ def test_the_page_loads_without_a_key_but_looks_at_no_image(
     assert gateway.client.get("/").status_code == 200
     assert gateway.client.get("/playground/main.js").status_code == 200
     assert gateway.client.get("/playground/settings.json").json()["keys_needed"] is True
-    url = "data:image/png;base64," + base64.b64encode(picture()).decode()
+    url = "data:image/png;base64," + base64.b64encode(make_image()).decode()
     asked = {"url": url}
     assert gateway.client.post("/playground/image", json=asked).status_code == 401
     headers = {"authorization": "Bearer sk-secret"}
@@ -195,7 +195,7 @@ def test_images_are_looked_at_under_the_rules_for_images(gateway: LiveGateway) -
 
 def test_looks_count_as_requests(engine: FakeEngine, start_gateway: Start) -> None:
     gateway = start_gateway(engine.url, admission={"requests": ["2/minute"]})
-    url = "data:image/png;base64," + base64.b64encode(picture()).decode()
+    url = "data:image/png;base64," + base64.b64encode(make_image()).decode()
     codes = [
         gateway.client.post("/playground/image", json={"url": url}).status_code for _ in range(3)
     ]

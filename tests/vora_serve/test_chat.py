@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.vora_serve.gateway.conftest import engine, gateway, picture, start_gateway
+from tests.vora_serve.gateway.conftest import engine, gateway, make_image, start_gateway
 
 from tests.vora_serve.gateway.conftest import LiveGateway, Start  # isort: skip
 from tests.vora_serve.gateway.fake_engine import FakeEngine
@@ -36,7 +36,7 @@ def test_one_question_with_a_image(
     gateway: LiveGateway, engine: FakeEngine, tmp_path: Path
 ) -> None:
     file = tmp_path / "a.png"
-    file.write_bytes(picture())
+    file.write_bytes(make_image())
     result = run("--base-url", gateway.url, "--image", str(file), "--seed", "3", "what is it?")
     assert result.returncode == 0, result.stderr
     assert result.stdout == "a red circle\n"
@@ -121,7 +121,7 @@ def test_a_conversation_in_a_terminal(
     gateway: LiveGateway, engine: FakeEngine, tmp_path: Path
 ) -> None:
     file = tmp_path / "a b.png"
-    file.write_bytes(picture())
+    file.write_bytes(make_image())
     engine.words = ["red", " \x1b[31mbell\x07", " end"]
     typist = Typist("--base-url", gateway.url)
     assert "\x1b[2m" in typist.until("> "), "notes are dimmed on a terminal"

@@ -16,7 +16,7 @@ def give_back_freed_memory() -> None:
     """Have glibc return large blocks to the system when they are freed.
 
     By default it learns from the first large block that is freed to keep the next ones, and each
-    thread has a heap of its own: a wave of large pictures would leave its peak behind for good.
+    thread has a heap of its own: a wave of large images would leave its peak behind for good.
     Elsewhere this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -59,7 +59,7 @@ class ModelCard(BaseModel):
     owned_by: str = "vora-serve"
     max_model_len: int | None = None
     vora: dict[str, Any] | None = None
-    """How pictures become tokens, where the checkpoint's files are within reach."""
+    """How images become tokens, where the checkpoint's files are within reach."""
 
 
 class ModelList(BaseModel):

@@ -14,7 +14,7 @@ from tour import IMAGE, KEY, LONG, MODEL, PDF, QUESTION, V1, pieces, right, run
 from tour import scene as as_scene
 
 model = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=V1, api_key=KEY))
-PICTURE = BinaryContent(IMAGE.read_bytes(), media_type="image/png")
+CONTENT = BinaryContent(IMAGE.read_bytes(), media_type="image/png")
 SETTINGS = {"temperature": 0.0, "max_tokens": 256}
 
 
@@ -27,12 +27,12 @@ class Scene(BaseModel):
 
 async def image() -> str:
     agent = Agent(model, model_settings=SETTINGS)
-    return right((await agent.run([QUESTION, PICTURE])).output)
+    return right((await agent.run([QUESTION, CONTENT])).output)
 
 
 async def stream() -> str:
     agent = Agent(model, model_settings=SETTINGS)
-    async with agent.run_stream([LONG, PICTURE]) as result:
+    async with agent.run_stream([LONG, CONTENT]) as result:
         return pieces([text async for text in result.stream_text(delta=True, debounce_by=None)])
 
 
@@ -40,7 +40,7 @@ async def tool() -> str:
     """Its answer is a tool's arguments, as pydantic-ai forces them."""
     agent = Agent(model, model_settings=SETTINGS, output_type=ToolOutput(Scene, name="scene"))
     with capture_run_messages() as messages:
-        result = await agent.run([QUESTION, PICTURE], usage_limits=UsageLimits(request_limit=2))
+        result = await agent.run([QUESTION, CONTENT], usage_limits=UsageLimits(request_limit=2))
     calls = [p for m in messages for p in m.parts if isinstance(p, ToolCallPart)]
     assert calls[0].tool_name == "scene"
     return as_scene(result.output)
@@ -48,7 +48,7 @@ async def tool() -> str:
 
 async def structured() -> str:
     agent = Agent(model, model_settings=SETTINGS, output_type=NativeOutput(Scene))
-    return as_scene((await agent.run([QUESTION, PICTURE])).output)
+    return as_scene((await agent.run([QUESTION, CONTENT])).output)
 
 
 async def pdf() -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.vora_serve.gateway.conftest import picture
+from tests.vora_serve.gateway.conftest import make_image
 from tests.vora_serve.gateway.test_chat import data_url
 
-URL = data_url(picture(4, 4))
+URL = data_url(make_image(4, 4))
 ASK = {"role": "user", "content": "Weather?"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
 CALLED = {"role": "assistant", "content": None, "tool_calls": [CALL]}

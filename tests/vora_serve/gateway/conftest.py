@@ -69,7 +69,7 @@ def gateway(engine: FakeEngine, start_gateway: Start) -> LiveGateway:
     return start_gateway(engine.url)
 
 
-def picture(
+def make_image(
     width: int = 32, height: int = 24, colour: Any = (200, 30, 30), kind: str = "PNG", **save: Any
 ) -> bytes:
     """An image file."""

@@ -22,7 +22,7 @@ import httpx
 import yaml
 from PIL import Image
 
-from tests.vora_serve.gateway.conftest import picture
+from tests.vora_serve.gateway.conftest import make_image
 from tests.vora_serve.gateway.fake_engine import FakeEngine, running
 from tests.vora_serve.gateway.fake_web import FakeWeb, response, serving
 from tests.vora_serve.gateway.test_attacks import (
@@ -127,7 +127,7 @@ def test_memory_and_answers_under_all_attacks(tmp_path: Path) -> None:
         serving(FakeWeb(VICTIM)) as victim,
         gateway(tmp_path, engine, WORLD, timeout_s=2) as (client, pid),
     ):
-        victim.pages["/secret.png"] = world.pages["/good.png"] = response(picture())
+        victim.pages["/secret.png"] = world.pages["/good.png"] = response(make_image())
         found = attacks(world, victim)
         assert len(found) >= 80
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -151,18 +151,18 @@ def test_memory_and_answers_under_all_attacks(tmp_path: Path) -> None:
 
 
 def noise(side: int) -> bytes:
-    """A picture that compression does nothing for."""
+    """An image that compression does nothing for."""
     buffer = io.BytesIO()
     Image.effect_noise((side, side), 90).convert("RGB").save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
 
 
-def test_memory_under_many_large_pictures(tmp_path: Path) -> None:
+def test_memory_under_many_large_images(tmp_path: Path) -> None:
     """Nothing is wrong with any of them: there are just too many at once."""
     file = noise(1600)
     assert 1_500_000 < len(file) < 3_000_000
     patient = {"timeout_s": 600, "total_timeout_s": 600}
-    wide = picture(5000, 5000, mode="RGBA", colour=(1, 2, 3, 4))
+    wide = make_image(5000, 5000, mode="RGBA", colour=(1, 2, 3, 4))
     with (
         running(FakeEngine(looks=False, first_delay_s=1)) as engine,
         serving(FakeWeb(WORLD)) as world,
@@ -193,7 +193,7 @@ def test_the_victim_can_be_reached_where_it_is_allowed(tmp_path: Path) -> None:
         serving(FakeWeb(VICTIM)) as victim,
         gateway(tmp_path, engine, VICTIM) as (client, _),
     ):
-        victim.pages["/secret.png"] = response(picture())
+        victim.pages["/secret.png"] = response(make_image())
         assert show(client, victim.url("/secret.png")).status_code == 200
         mapped = f"http://[::ffff:127.0.0.1]:{victim.port}/secret.png"
         assert show(client, mapped).status_code == 200

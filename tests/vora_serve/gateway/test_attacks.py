@@ -19,7 +19,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
+from tests.vora_serve.gateway.conftest import LiveGateway, Start, make_image
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from tests.vora_serve.gateway.fake_web import FakeResolver, FakeWeb, response, serving
 
@@ -69,7 +69,7 @@ def scene() -> Iterator[Scene]:
         engine = stack.enter_context(running(FakeEngine()))
         world = stack.enter_context(serving(FakeWeb(WORLD)))
         victim = stack.enter_context(serving(FakeWeb(VICTIM)))
-        victim.pages["/secret.png"] = response(picture())
+        victim.pages["/secret.png"] = response(make_image())
         resolver = FakeResolver()
         settings = load_settings(
             flags={
@@ -97,7 +97,7 @@ def scene() -> Iterator[Scene]:
 
 def test_the_world_is_reachable(scene: Scene) -> None:
     """The control: what follows is refused for the attack, not for the setting."""
-    scene.world.pages["/good.png"] = response(picture())
+    scene.world.pages["/good.png"] = response(make_image())
     assert scene.gateway.show(scene.world.url("/good.png")).status_code == 200
 
 
@@ -211,7 +211,7 @@ def test_names_that_resolve_to_private_addresses(scene: Scene, answers: list[lis
 
 def test_rebinding(scene: Scene) -> None:
     """The first look-up is good, any later one is the victim: there must be no later one."""
-    scene.world.pages["/good.png"] = response(picture())
+    scene.world.pages["/good.png"] = response(make_image())
     scene.resolver.names["rebind.example"] = [[WORLD], [VICTIM], [VICTIM]]
     scene.resolver.lookups.clear()
     answer = scene.gateway.show(f"http://rebind.example:{scene.world.port}/good.png")
@@ -250,7 +250,7 @@ def test_redirects_to_other_schemes(scene: Scene, target: str) -> None:
 
 
 def test_redirect_chains(scene: Scene) -> None:
-    scene.world.pages["/good.png"] = response(picture())
+    scene.world.pages["/good.png"] = response(make_image())
     for step in range(6):
         to = f"/hop{step - 1}" if step else "/good.png"
         scene.world.pages[f"/hop{step}"] = redirect(to)
@@ -330,7 +330,7 @@ async def early_hints(_: str, __: dict[str, str], writer: asyncio.StreamWriter) 
         await writer.drain()
 
 
-PNG = picture()
+PNG = make_image()
 BODIES = {
     "endless": endless,
     "endless chunks": endless_chunks,
@@ -420,21 +420,21 @@ def webp_header(width: int, height: int) -> bytes:
 
 def many_scans() -> bytes:
     """A progressive JPEG whose last scan is repeated a thousand times."""
-    plain = picture(640, 640, kind="JPEG", progressive=True)
+    plain = make_image(640, 640, kind="JPEG", progressive=True)
     last = plain.rindex(b"\xff\xda")
     return plain[:last] + plain[last:-2] * 1000 + b"\xff\xd9"
 
 
-JPEG = picture(kind="JPEG")
-GIF = picture(kind="GIF")
+JPEG = make_image(kind="JPEG")
+GIF = make_image(kind="GIF")
 NOISE = bytes(range(256)) * 40
 FILES = {
     "zero sized": png(0, 0, zlib.compress(b"")),
-    "one pixel": picture(1, 1),
-    "line": picture(3000, 2),
+    "one pixel": make_image(1, 1),
+    "line": make_image(3000, 2),
     "bomb": png(50_000, 50_000, zlib.compress(b"\0" * 1_000_000, 9)),
     "bomb of maximal size": png(2**31 - 1, 2**31 - 1, zlib.compress(b"\0" * 1000)),
-    "solid 100 megapixels": picture(10_000, 10_000, kind="PNG", mode="1", colour=0),
+    "solid 100 megapixels": make_image(10_000, 10_000, kind="PNG", mode="1", colour=0),
     "webp canvas bomb": webp_header(16_384, 16_384) + b"\0" * 100,
     "webp header only": webp_header(64, 64),
     "bmp bomb": b"BM"
@@ -458,7 +458,7 @@ FILES = {
     "truncated PNG": PNG[:-30],
     "truncated JPEG": JPEG[: len(JPEG) // 2],
     "truncated GIF": GIF[:20],
-    "truncated WebP": picture(kind="WEBP")[:40],
+    "truncated WebP": make_image(kind="WEBP")[:40],
     "JPEG of endless scans": many_scans(),
     "JPEG head alone": JPEG[:4],
     "noise as JPEG": b"\xff\xd8\xff" + NOISE,
@@ -532,7 +532,7 @@ def test_limits_are_read_before_anything_is_fetched(scene: Scene) -> None:
 
 
 def test_the_same_image_is_fetched_once(scene: Scene) -> None:
-    scene.world.pages["/good.png"] = response(picture())
+    scene.world.pages["/good.png"] = response(make_image())
     before = scene.world.connections
     assert scene.gateway.show(*[scene.world.url("/good.png")] * 4).status_code == 200
     assert scene.world.connections == before + 1

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.vora_serve.gateway.conftest import LiveGateway, picture
+from tests.vora_serve.gateway.conftest import LiveGateway, make_image
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 
 
@@ -46,14 +46,16 @@ def test_stream(gateway: LiveGateway) -> None:
 
 
 def test_stream_usage(gateway: LiveGateway) -> None:
-    answer = gateway.show(data_url(picture()), stream=True, stream_options={"include_usage": True})
+    answer = gateway.show(
+        data_url(make_image()), stream=True, stream_options={"include_usage": True}
+    )
     last = events(answer.text)[-2]
     assert last["choices"] == []
     assert last["usage"]["prompt_tokens_details"] == {"cached_tokens": 4, "image_tokens": 64}
 
 
 def test_images_keep_their_order(gateway: LiveGateway, engine: FakeEngine) -> None:
-    urls = [data_url(picture(width)) for width in (20, 30, 40, 20)]
+    urls = [data_url(make_image(width)) for width in (20, 30, 40, 20)]
     assert gateway.show(*urls).status_code == 200
     assert [size[0] for size in engine.image_sizes] == [20, 30, 40, 20]
 
@@ -68,7 +70,7 @@ def test_openai_client(gateway: LiveGateway) -> None:
                 "role": "user",
                 "content": [
                     {"type": "text", "text": "what?"},
-                    {"type": "image_url", "image_url": {"url": data_url(picture())}},
+                    {"type": "image_url", "image_url": {"url": data_url(make_image())}},
                 ],
             }
         ],

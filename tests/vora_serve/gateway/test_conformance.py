@@ -18,7 +18,7 @@ import httpx
 import openai
 import pytest
 
-from tests.vora_serve.gateway.conftest import picture
+from tests.vora_serve.gateway.conftest import make_image
 from tests.vora_serve.gateway.fake_web import FakeWeb, response
 from tests.vora_serve.gateway.fake_web import serving as serving_web
 from tests.vora_serve.gateway.node import HERE as NODE
@@ -99,7 +99,7 @@ def test_log_probabilities_of_the_released_fixtures(served: Served, name: str) -
 
 def test_an_image_of_a_refused_request_is_taken_in_the_next(served: Served) -> None:
     """The engine's front end processes images before it finds the prompt too long."""
-    image = data_url(picture(60, 44, colour=(7, 99, 180)))
+    image = data_url(make_image(60, 44, colour=(7, 99, 180)))
     with httpx.Client(base_url=served.url, timeout=120) as client:
         for count, status in ((16, 400), (1, 200), (16, 400), (1, 200)):
             body = ask(show(*[image] * count))
@@ -384,16 +384,16 @@ def test_evaluation_clients_extras_are_dropped_and_named(served: Served) -> None
     assert answer.headers["x-vora-dropped-fields"] == "media_io_kwargs, metadata"
 
 
-def test_odd_pictures(client: openai.OpenAI) -> None:
+def test_odd_images(client: openai.OpenAI) -> None:
     for kind, more in (
         ("GIF", {}), ("WEBP", {}), ("BMP", {}), ("TIFF", {}),
         ("PNG", {"mode": "RGBA", "colour": (1, 2, 3, 4)}), ("PNG", {"mode": "I;16", "colour": 9}),
         ("JPEG", {"mode": "CMYK", "colour": (1, 2, 3, 4)}), ("PNG", {"mode": "1", "colour": 1}),
     ):  # fmt: skip
-        url = data_url(picture(60, 40, kind=kind, **{"colour": (9, 9, 9), **more}))
+        url = data_url(make_image(60, 40, kind=kind, **{"colour": (9, 9, 9), **more}))
         assert client.chat.completions.create(**ask(show(url), max_tokens=2)).choices
     for size in ((2, 2), (3, 2), (300, 3), (3, 500)):
-        url = data_url(picture(*size))
+        url = data_url(make_image(*size))
         with contextlib.suppress(openai.BadRequestError):  # in words is fine; else is not
             client.chat.completions.create(**ask(show(url), max_tokens=2))
 

@@ -9,12 +9,12 @@ from typing import Any
 import openai
 import pytest
 
-from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
+from tests.vora_serve.gateway.conftest import LiveGateway, Start, make_image
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from tests.vora_serve.gateway.test_chat import data_url
 from vora_core.geometry import ImageSettings
 
-IMAGE = data_url(picture())
+IMAGE = data_url(make_image())
 CHAT: dict[str, Any] = {
     "model": "vora-test",
     "messages": [

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
+from tests.vora_serve.gateway.conftest import LiveGateway, Start, make_image
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from tests.vora_serve.gateway.fake_web import FakeWeb, response, serving
 from tests.vora_serve.gateway.pdf_files import (
@@ -74,7 +74,7 @@ def colours(payload: dict[str, Any]) -> list[Any]:
 
 
 def test_pages_take_the_place_of_their_file(gateway: LiveGateway, engine: FakeEngine) -> None:
-    image = f"data:image/png;base64,{base64_of(picture(colour=(0, 0, 255)))}"
+    image = f"data:image/png;base64,{base64_of(make_image(colour=(0, 0, 255)))}"
     answer = gateway.chat(
         [
             {"type": "text", "text": "before"},
@@ -136,7 +136,7 @@ def test_files_by_url_go_the_way_of_images(engine: FakeEngine, start_gateway: St
 
 
 def test_an_image_may_come_as_a_file(gateway: LiveGateway, engine: FakeEngine) -> None:
-    assert show(gateway, picture(colour=(255, 0, 0))).status_code == 200
+    assert show(gateway, make_image(colour=(255, 0, 0))).status_code == 200
     assert colours(engine.seen[-1]) == ["?", RED]
 
 
@@ -390,10 +390,10 @@ def test_what_a_taken_over_renderer_sends_is_not_believed(
     for sent in (
         b"",
         b"p",
-        record(b"p", picture()),  # no end
+        record(b"p", make_image()),  # no end
         record(b"p", b"<html>") + end,
         b"p\xff\xff\xff\xff" + b"x" * 100,
-        record(b"p", picture()) * 17 + end,
+        record(b"p", make_image()) * 17 + end,
         record(b"r", b"{"),
         record(b"r", json.dumps({"code": "too_many_pages", "pages": "x"}).encode()),
         record(b"r", b"[]"),

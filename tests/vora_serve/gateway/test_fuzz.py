@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from tests.vora_serve.gateway.conftest import LiveGateway, picture
+from tests.vora_serve.gateway.conftest import LiveGateway, make_image
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from tests.vora_serve.gateway.test_chat import data_url
 from vora_core.errors import APIError
 from vora_serve.gateway.schemas import parse_request
 from vora_serve.gateway.settings import FieldSettings
 
-IMAGE = {"type": "image_url", "image_url": {"url": data_url(picture(4, 4)), "detail": "low"}}
+IMAGE = {"type": "image_url", "image_url": {"url": data_url(make_image(4, 4)), "detail": "low"}}
 CHAT: dict[str, Any] = {
     "model": "vora-test",
     "messages": [

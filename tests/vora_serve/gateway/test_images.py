@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from model_plugin.processor import VoRAImageProcessor
-from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
+from tests.vora_serve.gateway.conftest import LiveGateway, Start, make_image
 from tests.vora_serve.gateway.fake_engine import FakeEngine, running
 from tests.vora_serve.gateway.fake_web import FakeWeb, response, serving
 from tests.vora_serve.gateway.image_files import SCENE, WHOLE, decoded, encode, prepared
@@ -127,9 +127,9 @@ def test_the_first_frame(kind: str) -> None:
 
 
 def test_plain_files_pass_as_they_are() -> None:
-    for content in (picture(kind="JPEG"), picture(kind="PNG")):
+    for content in (make_image(kind="JPEG"), make_image(kind="PNG")):
         assert prepared(content).content == content
-    assert prepared(picture(), passthrough=False).content != picture()
+    assert prepared(make_image(), passthrough=False).content != make_image()
 
 
 def test_passing_through_changes_no_pixel() -> None:
@@ -140,7 +140,7 @@ def test_passing_through_changes_no_pixel() -> None:
 
 
 def test_pixel_budget() -> None:
-    result = prepared(picture(400, 100), max_pixels=10_000)
+    result = prepared(make_image(400, 100), max_pixels=10_000)
     assert (result.width, result.height) == (200, 50)
 
 
@@ -149,7 +149,7 @@ def test_pixel_budget() -> None:
 )
 def test_any_bytes(junk: bytes, kind: str) -> None:
     """A real beginning, then anything: an image or one clean error."""
-    content = picture(16, 16, kind=kind)
+    content = make_image(16, 16, kind=kind)
     for at in (8, 20, len(content) // 2):
         with contextlib.suppress(ImageRequestError, ImageTooLargeError):
             prepared(content[:at] + junk + content[at + len(junk) :])
@@ -159,7 +159,7 @@ def test_detail_changes_nothing_unless_told(engine: FakeEngine, start_gateway: S
     def sizes(gateway: LiveGateway) -> list[tuple[int, int]]:
         engine.image_sizes.clear()
         for detail in ("low", "high"):
-            url = {"url": data_url(picture(400, 100)), "detail": detail}
+            url = {"url": data_url(make_image(400, 100)), "detail": detail}
             assert gateway.chat([{"type": "image_url", "image_url": url}]).status_code == 200
         return list(engine.image_sizes)
 
@@ -169,7 +169,7 @@ def test_detail_changes_nothing_unless_told(engine: FakeEngine, start_gateway: S
 
 
 def test_the_cache_asks_again_with_validators(engine: FakeEngine, start_gateway: Start) -> None:
-    content = picture()
+    content = make_image()
 
     async def page(_: str, headers: dict[str, str], writer: asyncio.StreamWriter) -> None:
         if headers.get("if-none-match") == '"v1"':
@@ -213,7 +213,7 @@ def test_the_cache_is_bounded() -> None:
 def test_what_is_sent_to_hosts(engine: FakeEngine, start_gateway: Start) -> None:
     """Nothing of the caller's, nothing kept between requests, no compressed bodies asked for."""
     with serving(FakeWeb("127.0.0.2")) as web:
-        web.pages["/a.png"] = response(picture(), "set-cookie: a=b")
+        web.pages["/a.png"] = response(make_image(), "set-cookie: a=b")
         gateway = start_gateway(engine.url, images={"allow_networks": ["127.0.0.2/32"]})
         for _ in range(2):
             gateway.show(web.url("/a.png"))
@@ -282,7 +282,7 @@ def test_any_url(text: str) -> None:
 
 
 def test_data_urls_with_line_breaks(gateway: LiveGateway) -> None:
-    text = base64.encodebytes(picture()).decode()
+    text = base64.encodebytes(make_image()).decode()
     assert gateway.show(f"data:image/png;base64,{text}").status_code == 200
     assert gateway.show(f"data:image/png;base64,{text.strip().rstrip('=')}").status_code == 200
 
@@ -484,7 +484,7 @@ def test_low_detail_of_native_models(engine: FakeEngine, start_gateway: Start) -
 def test_bounds_that_exclude_each_other(gateway: LiveGateway) -> None:
     image = {
         "type": "image_url",
-        "image_url": data_url(picture()),
+        "image_url": data_url(make_image()),
         "min_pixels": 9,
         "max_pixels": 8,
     }
@@ -565,7 +565,7 @@ def test_memory_is_known_before_decoding(
         options["exif"] = exif
     large, small = tmp_path / "large", tmp_path / "small"
     large.write_bytes(encode(SCENE.resize((4000, 3000)).convert(mode), kind, **options))
-    small.write_bytes(picture(600, 600))
+    small.write_bytes(make_image(600, 600))
     geometry = "__import__('vora_core.geometry', fromlist=['x']).ImageSettings()"
     made = f"Target({geometry})" if target == "ready" else "Target(passthrough=False)"
     command = [sys.executable, "-c", MEMORY, str(large), made, str(small)]
@@ -581,7 +581,7 @@ def test_what_can_never_fit_is_refused_for_good(engine: FakeEngine, start_gatewa
     assert answer.status_code == 413
     assert "server.max_body_memory_bytes" in answer.json()["error"]["message"]
     small = start_gateway(engine.url, images={"max_total_pixels": 20_000})
-    answer = small.show(data_url(picture(100, 120)), data_url(picture(120, 100)))
+    answer = small.show(data_url(make_image(100, 120)), data_url(make_image(120, 100)))
     assert answer.status_code == 413
     assert "images.max_total_pixels" in answer.json()["error"]["message"]
 
@@ -589,7 +589,7 @@ def test_what_can_never_fit_is_refused_for_good(engine: FakeEngine, start_gatewa
 def test_a_hundred_slow_hosts_keep_no_text_out(engine: FakeEngine, start_gateway: Start) -> None:
     """More slow images than there are places: text requests are answered meanwhile."""
     released = threading.Event()
-    image = response(picture())
+    image = response(make_image())
 
     async def silence(_: str, __: dict[str, str], writer: asyncio.StreamWriter) -> None:
         while not released.is_set():
@@ -644,7 +644,7 @@ def test_spellings_of_data_urls(gateway: LiveGateway, head: str) -> None:
         assert gateway.show(head + text).status_code == 200
 
 
-PNG_FILE = picture(96, 96)
+PNG_FILE = make_image(96, 96)
 HOSTS = {
     "aws-chunked": response(PNG_FILE, "content-encoding: aws-chunked"),
     "a charset": response(PNG_FILE, "content-encoding: UTF-8"),

@@ -13,10 +13,10 @@ import pytest
 
 from tests.clients.environments import python_of
 from tests.clients.roster import HERE
-from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
+from tests.vora_serve.gateway.conftest import LiveGateway, Start, make_image
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 
-ONE_BY_ONE = base64.b64encode(picture()).decode()
+ONE_BY_ONE = base64.b64encode(make_image()).decode()
 IMAGE = {
     "type": "image",
     "source": {"type": "base64", "media_type": "image/png", "data": ONE_BY_ONE},
@@ -415,7 +415,7 @@ def test_errors_reach_the_python_client(
 ) -> None:
     engine.die_after = 1 if part == "cut" else None
     for name in ("image.png", "image.pdf"):  # the tour's arguments, not used here
-        (tmp_path / name).write_bytes(picture())
+        (tmp_path / name).write_bytes(make_image())
     call = [python_of("openai"), HERE / "python" / "anthropic_faults.py"]
     call += [gateway.url, "vora-test", tmp_path / "image.png", "none", part]
     told = subprocess.run(call, capture_output=True, text=True, timeout=60).stdout.splitlines()

@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
+from tests.vora_serve.gateway.conftest import LiveGateway, Start, make_image
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from tests.vora_serve.gateway.test_chat import data_url
 from tests.vora_serve.gateway.test_streams import until
@@ -37,7 +37,7 @@ def test_access_log_has_neither_prompts_nor_images(gateway: LiveGateway) -> None
     access_logger.setLevel("INFO")
     disabled, access_logger.disabled = access_logger.disabled, False
     try:
-        image = data_url(picture())
+        image = data_url(make_image())
         gateway.show(image, text="a secret question", stream=True)
         gateway.chat("another secret", n=99)
         gateway.client.get("/health")
@@ -85,7 +85,7 @@ def test_log_formats(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_metrics(gateway: LiveGateway, engine: FakeEngine) -> None:
-    gateway.show(data_url(picture(10, 10)), stream=True)
+    gateway.show(data_url(make_image(10, 10)), stream=True)
     gateway.chat(n=99)
     engine.status = 500
     gateway.chat()

@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
+from tests.vora_serve.gateway.conftest import LiveGateway, Start, make_image
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from tests.vora_serve.gateway.redis_server import RedisServer, redis_server
 from tests.vora_serve.gateway.test_chat import data_url, events
@@ -21,7 +21,7 @@ from vora_serve.gateway import load_settings
 from vora_serve.gateway.settings import ResponseSettings
 from vora_serve.gateway.stored import MemoryStore, ResponseStore, StoredResponse, open_store
 
-URL = data_url(picture(4, 4))
+URL = data_url(make_image(4, 4))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import openai
 import pytest
 from PIL import Image
 
-from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
+from tests.vora_serve.gateway.conftest import LiveGateway, Start, make_image
 from tests.vora_serve.gateway.fake_engine import FakeEngine, ThreadServer
 from tests.vora_serve.gateway.fake_web import FakeWeb, response, serving
 from tests.vora_serve.gateway.test_attacks import silence
@@ -263,7 +263,7 @@ def test_fetched_images_count_into_memory(engine: FakeEngine, start_gateway: Sta
     size = buffer.tell()
     with serving(FakeWeb("127.0.0.2")) as web:
         web.pages["/large"] = response(buffer.getvalue())
-        web.pages["/small"] = response(picture())
+        web.pages["/small"] = response(make_image())
         images = {"allow_networks": ["127.0.0.2/32"]}
         small = start_gateway(
             engine.url, images=images, server={"max_body_memory_bytes": size // 2}
@@ -279,11 +279,11 @@ def test_fetched_images_count_into_memory(engine: FakeEngine, start_gateway: Sta
     until(lambda: roomy.state.bodies.used == small.state.bodies.used == 0)
 
 
-def test_pictures_are_let_go_once_the_engine_answers(
+def test_images_are_let_go_once_the_engine_answers(
     gateway: LiveGateway, engine: FakeEngine
 ) -> None:
     engine.first_delay_s = 300
-    content = [{"type": "image_url", "image_url": {"url": data_url(picture())}}]
+    content = [{"type": "image_url", "image_url": {"url": data_url(make_image())}}]
     payload = body(True, messages=[{"role": "user", "content": content}])
     earlier = alive(Outgoing)  # of other tests; held, so that their places in memory stay taken
     with asking(gateway, payload):

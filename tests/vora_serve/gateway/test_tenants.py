@@ -10,7 +10,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.vora_serve.gateway.conftest import LiveGateway, Start, picture
+from tests.vora_serve.gateway.conftest import LiveGateway, Start, make_image
 from tests.vora_serve.gateway.fake_engine import FakeEngine
 from tests.vora_serve.gateway.real_engine import serving
 from vora_serve.gateway.admission import FairQueue, hash_key, new_key
@@ -184,7 +184,7 @@ def test_cached_tokens_across_tenants(start_gateway: Start, tmp_path: Path) -> N
     """The same image and question: cached within a tenant, not across; the control leaks."""
     path = tmp_path / "keys.yaml"
     keys = write_keys(path, a={}, b={}, one={"group": "g"}, two={"group": "g"})
-    url = encode_data_url(picture(56, 56), "image/png")
+    url = encode_data_url(make_image(56, 56), "image/png")
 
     def cached(gateway: LiveGateway, key: str, text: str) -> int:
         content = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vora_serve.gateway.conftest import Start, picture
+from tests.vora_serve.gateway.conftest import Start, make_image
 from tests.vora_serve.gateway.fake_engine import FakeEngine, running
 from tests.vora_serve.gateway.test_chat import data_url
 from tests.vora_serve.gateway.test_streams import until
@@ -48,7 +48,7 @@ def test_affinity(engines: list[FakeEngine], start_gateway: Start) -> None:
     """The same image goes where it is cached, whatever is asked about it."""
     gateway = start_gateway(*[engine.url for engine in engines])
     for colour in range(6):
-        url = data_url(picture(colour=(colour * 40, 9, 9)))
+        url = data_url(make_image(colour=(colour * 40, 9, 9)))
         before = [len(engine.seen) for engine in engines]
         for index in range(4):
             gateway.show(url, text=f"question {index}")

@@ -13,7 +13,7 @@ RGB = {"red": (220, 20, 20), "green": (20, 200, 40), "blue": (30, 40, 220)}
 
 
 def png(index: int) -> bytes:
-    """A plain picture whose width tells its number."""
+    """A plain image whose width tells its number."""
     buffer = io.BytesIO()
     Image.new("RGB", (40 + index, 40), list(RGB.values())[index % 3]).save(buffer, "PNG")
     return buffer.getvalue()

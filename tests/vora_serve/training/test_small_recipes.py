@@ -28,7 +28,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the world of the small recipes in it, hardly trained."""
     folder = tmp_path_factory.mktemp("small")
     torch.set_num_threads(1)
-    make_world(folder / "runs" / "world", pictures=160, text_steps=2, steps=2)
+    make_world(folder / "runs" / "world", images=160, text_steps=2, steps=2)
     return folder
 
 

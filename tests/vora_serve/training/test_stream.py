@@ -40,7 +40,7 @@ def numbers(tokeniser: Tokeniser, examples: list[Example]) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json array", "parquet", "nested parquet", "tar"])
-def test_every_format_gives_pictures_and_answers(
+def test_every_format_gives_images_and_answers(
     tmp_path: Path, tokeniser: Tokeniser, kind: str
 ) -> None:
     if kind == "jsonl":
@@ -124,10 +124,10 @@ BROKEN = {
     "empty answer": {"conversations": [QA[0], {"from": "gpt", "value": " "}]},
     "no answer": {"conversations": QA[:1]},
     "unknown speaker": {"conversations": [{"from": "cat", "value": "x"}]},
-    "missing picture": {"frames": ["gone.png"], "conversations": QA},
+    "missing image": {"frames": ["gone.png"], "conversations": QA},
     "empty field": {"image": "", "conversations": QA},
-    "no picture": {"frames": ["text.png"], "conversations": QA},
-    "place without picture": {"conversations": [{"from": "human", "value": "<image>?"}, QA[1]]},
+    "no image": {"frames": ["text.png"], "conversations": QA},
+    "place without image": {"conversations": [{"from": "human", "value": "<image>?"}, QA[1]]},
 }
 
 
@@ -136,7 +136,7 @@ def test_broken_samples_are_skipped_and_named(
     tmp_path: Path, tokeniser: Tokeniser, kind: str
 ) -> None:
     file = files.write_jsonl(tmp_path, 7)
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     lines = file.read_text().splitlines()
     broken = BROKEN[kind]
     lines.insert(3, broken if isinstance(broken, str) else json.dumps(broken))
@@ -232,11 +232,11 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
         Source(files=(str(file),), image_dir=str(tmp_path / "nowhere")).resolve()
 
 
-def test_pictures_elsewhere_are_found(tmp_path: Path, tokeniser: Tokeniser) -> None:
-    data = files.write_jsonl(tmp_path / "pictures", 3)
+def test_images_elsewhere_are_found(tmp_path: Path, tokeniser: Tokeniser) -> None:
+    data = files.write_jsonl(tmp_path / "images", 3)
     moved = data.rename(tmp_path / "data.jsonl")
-    pictures = str(tmp_path / "pictures")
-    source = Data(sources=(Source(files=(str(moved),), image_dir=pictures),), shuffle_buffer=4)
+    images = str(tmp_path / "images")
+    source = Data(sources=(Source(files=(str(moved),), image_dir=images),), shuffle_buffer=4)
     assert check_sources(source, tokeniser) > 0
     beside = Data(sources=(Source(files=(str(moved),)),), shuffle_buffer=4)
     with pytest.raises(ConfigError, match="is not there"):

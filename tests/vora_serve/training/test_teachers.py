@@ -24,7 +24,7 @@ def batch() -> Batch:
 
 
 def made(tmp_path: Path, kind: str, own: str, image_size: int, patch: int) -> Teacher:
-    """A teacher loaded as a recipe asks for it, for pictures of 112 pixels."""
+    """A teacher loaded as a recipe asks for it, for images of 112 pixels."""
     bases.save_teacher(tmp_path / "own", kind, image_size, patch)
     file = bases.pretrain_recipe(tmp_path, images={"image_size": 112, "patch_size": 14})
     overrides = [f"teacher.path={tmp_path / 'own'}", f"teacher.image_size={own}"]
@@ -47,7 +47,7 @@ def test_patches_are_compared_and_class_tokens_are_not(tmp_path: Path, kind: str
 
 
 @pytest.mark.parametrize(("kind", "size", "patch"), [("dinov2", 70, 14), ("siglip", 64, 16)])
-def test_a_teacher_sees_pictures_at_its_own_size(
+def test_a_teacher_sees_images_at_its_own_size(
     tmp_path: Path, kind: str, size: int, patch: int
 ) -> None:
     teacher = made(tmp_path, kind, "own", size, patch)

@@ -56,7 +56,7 @@ def teacher(seed: int = 1, layers: int = 2) -> Teacher:
 
 
 class Colours:
-    """Plain pictures with their colour; every third sample is text alone."""
+    """Plain images with their colour; every third sample is text alone."""
 
     def __getitem__(self, index: int) -> Sample:
         if index % 3 == 0:
