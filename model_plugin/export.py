@@ -90,10 +90,10 @@ def export_checkpoint(
         for name, text in texts.items():
             (work / name).write_text(text, encoding="utf-8")
         work.chmod(0o755)
-        _sync(work)
+        sync_files(work)
         if check is not None:
             check(work)
-        _take_name(work, out)
+        take_name(work, out)
     except OSError as error:
         shutil.rmtree(work, ignore_errors=True)
         raise CheckpointError(f"{out} could not be written: {error.strerror or error}.") from error
@@ -213,7 +213,7 @@ def _write_weights(
             )
 
 
-def _take_name(work: Path, out: Path) -> None:
+def take_name(work: Path, out: Path) -> None:
     """Put a complete folder in its place; what stood there goes only once it is aside."""
     if not out.exists():
         work.rename(out)
@@ -224,7 +224,7 @@ def _take_name(work: Path, out: Path) -> None:
     shutil.rmtree(aside.parent, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
+def sync_files(folder: Path) -> None:
     """Have the files on disk before the folder takes its name."""
     for file in folder.iterdir():
         descriptor = os.open(file, os.O_RDONLY)

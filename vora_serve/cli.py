@@ -13,6 +13,7 @@ import typer
 from vora_core.errors import ConfigError, VoRAError
 from vora_core.installation import remedy
 from vora_serve import __version__
+from vora_serve.base.cli import app as base_app
 from vora_serve.command import App
 from vora_serve.demo.cli import app as demo_app
 from vora_serve.engine_flags import ENGINE_ARGS, EngineCommand
@@ -31,6 +32,7 @@ app = App(
 config_app = App(help="Check or print the gateway's settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(keys_app, name="keys")
+app.add_typer(base_app, name="base")
 app.add_typer(demo_app, name="demo")
 for commands in (training_app, evaluation_app, explain_app):
     app.add_typer(commands)

@@ -23,7 +23,14 @@ from vora_serve.training.plan import Plan, plan_finetune, plan_pretrain
 from vora_serve.training.processor import load_processor
 from vora_serve.training.run_recipe import ModelSettings, TeacherSettings
 
-__all__ = ["load_model", "load_processor", "load_teacher", "plan_finetune", "plan_pretrain"]
+__all__ = [
+    "load_model",
+    "load_processor",
+    "load_teacher",
+    "load_whole",
+    "plan_finetune",
+    "plan_pretrain",
+]
 
 _TEACHERS: dict[str, Any] = {
     "aimv2_vision_model": Aimv2VisionModel,
@@ -52,7 +59,7 @@ def load_teacher(settings: TeacherSettings, plan: Plan) -> Teacher:
         raise ConfigError("There is no teacher.")
     config = plan.teacher.config
     kind = _TEACHERS[config.model_type]
-    vision = _load(kind, "The teacher", settings.path, dtype=getattr(torch, settings.dtype))
+    vision = load_whole(kind, "The teacher", settings.path, dtype=getattr(torch, settings.dtype))
     bridge = None
     if settings.image_size == "own":
         bridge = PixelBridge(
@@ -85,7 +92,7 @@ def load_model(settings: ModelSettings, plan: Plan, processor: VoRAProcessor) ->
         )
         model.llm.config._attn_implementation = chosen
         return model
-    llm = _load(
+    llm = load_whole(
         AutoModelForCausalLM,
         "The LLM",
         settings.path,
@@ -106,7 +113,7 @@ def load_model(settings: ModelSettings, plan: Plan, processor: VoRAProcessor) ->
     return model
 
 
-def _load(kind: Any, what: str, path: str, **settings: Any) -> Any:
+def load_whole(kind: Any, what: str, path: str, **settings: Any) -> Any:
     """A model of transformers', with every tensor accounted for.
 
     transformers fills what a file lacks with random numbers, and warns at most.
