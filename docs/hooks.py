@@ -129,7 +129,7 @@ def escape(text: str) -> str:
 
 
 def docstrings(model: type) -> dict[str, str]:
-    """Field to the string that stands below it in the source."""
+    """Field to the string below it in the source."""
     tree = ast.parse(dedent(inspect.getsource(model)))
     body = tree.body[0].body  # type: ignore[attr-defined]
     found = {}

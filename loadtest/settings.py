@@ -219,7 +219,7 @@ class RunSettings(_Strict):
 
 
 def load_settings(path: Path, variables: dict[str, str] | None = None) -> RunSettings:
-    """Read a run file; ``{NAME}`` in it stands for a variable's value.
+    """Read a run file; ``{NAME}`` in it is replaced by a variable's value.
 
     Raises:
         ConfigError: it cannot be read, or a key or a value is wrong.

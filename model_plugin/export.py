@@ -50,7 +50,7 @@ def export_checkpoint(
         tensors: names in the released layout and their tensors; consumed one at a time.
         processor: supplies tokenizer, image settings and chat template.
         merged: write the configuration as merged; otherwise the tensors may hold LoRA factors
-            and ``aux_vision.*``, and the configuration says so as it stands.
+            and ``aux_vision.*``, and the configuration already says so.
         dtype: dtype of floating-point weights on disk; as they come when absent.
         files: further text files by name (``generation_config.json``, ``README.md``).
         max_shard_bytes: a new weight file begins where this would be exceeded.

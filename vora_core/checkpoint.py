@@ -95,12 +95,12 @@ class CheckpointHeader:
 
     @property
     def image_token_id(self) -> int | None:
-        """Id of the token that stands for images, by the configuration or the tokenizer."""
+        """Id of the image token, by the configuration or the tokenizer."""
         given = self.config.get("image_token_id")
         return given if isinstance(given, int) else find_image_token_id(self.folder)
 
     def kv_bytes_per_token(self, bytes_per_value: int | None = None) -> int:
-        """Bytes of KV cache that a token takes, in the weights' dtype unless told otherwise.
+        """Bytes of KV cache that a token takes, in the weights' dtype by default.
 
         Raises:
             ConfigError: a size is missing or does not fit.

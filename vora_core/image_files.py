@@ -59,7 +59,7 @@ class Header:
 
 
 def unreadable() -> ImageRequestError:
-    """What callers are told of a file that does not decode without fault."""
+    """The error message for a file that does not decode without fault."""
     return ImageRequestError("An image is broken or incomplete.")
 
 

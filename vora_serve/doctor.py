@@ -40,7 +40,7 @@ class Finding:
 
 
 def _engine_remedy() -> str:
-    """The command that installs vLLM; on CPU it takes more than pip can be told in one line."""
+    """The command that installs vLLM; on CPU one pip command is not enough."""
     command = remedy("engine")
     return "make demo" if command.endswith("setup") else command
 

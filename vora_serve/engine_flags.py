@@ -1,4 +1,4 @@
-"""Options of ``vora-serve serve`` and ``engine`` told apart from those of vLLM."""
+"""Options of ``vora-serve serve`` and ``engine`` separated from those of vLLM."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Inspection:
 
     @property
     def can_be_served(self) -> bool:
-        """Whether nothing stands in the way."""
+        """Whether there are no errors."""
         return not self.problems
 
     def memory_bytes(self, bytes_per_parameter: int, tokens: int = 0) -> int:

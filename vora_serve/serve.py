@@ -97,7 +97,7 @@ class Service:
         self._remote: ServedCheckpoint | None = None
 
     async def run(self, checkpoint: ServedCheckpoint | None, listener: socket.socket) -> None:
-        """Serve until told to stop.
+        """Serve until asked to stop.
 
         Raises:
             EngineError: the engine could not be started.
@@ -107,7 +107,7 @@ class Service:
             self._remote = None if checkpoint.local else checkpoint
             uds = f"unix:{self._supervisor.socket}"
             self._flags = {**self._flags, "upstreams": [{"url": uds}]}
-            # The worker is told of a supervised engine by its socket alone.
+            # The worker knows a supervised engine by its socket alone.
             self._settings = load_settings(self._config, self._flags)
         front = self._several() if self._settings.server.workers > 1 else self._one()
         serving = asyncio.create_task(front.run(listener))

@@ -109,7 +109,7 @@ def build(engine: Engine, folder: Path, rehearse: bool) -> Path:
 
 
 def specification(engine: Engine, checkpoint: Path, rehearse: bool) -> dict[str, Any]:
-    """What an engine's process is told."""
+    """The specification that an engine's process receives."""
     common = TINY_SETTINGS if rehearse else FULL_SETTINGS
     images = 2 if rehearse else 16
     settings = common | {"limit_mm_per_prompt": {"image": images}} | dict(engine.settings)

@@ -1,7 +1,7 @@
 """What the device can do at best: matrix products per second and bytes per second, measured.
 
-Every other measurement stands beside the time that these rates would take for its operations and
-bytes.
+The report puts every other measurement beside the time that these rates would take for its
+operations and bytes.
 """
 
 from __future__ import annotations

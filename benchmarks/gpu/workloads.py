@@ -143,7 +143,7 @@ class Workload:
         }
 
     def _prompt(self, images: int) -> dict[str, Any]:
-        """Words and images that no prompt had before."""
+        """Words and images that no earlier prompt contained."""
         words = self._random.choice(WORDS, TEXT)
         prompt: dict[str, Any] = {"prompt": self._marker * images + " " + " ".join(words)}
         if images:

@@ -47,7 +47,7 @@ def paired(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, tup
 
 
 def clip_processors(side: int) -> dict[str, Any]:
-    """transformers' CLIP image processors that can be had here, by name."""
+    """transformers' CLIP image processors that are installed, by name."""
     import transformers
 
     found: dict[str, Any] = {}

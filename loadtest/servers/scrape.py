@@ -52,7 +52,7 @@ def parse_metrics(text: str) -> Sums:
 
 
 def _of_chat(labels: Mapping[str, str]) -> bool:
-    """Whether a sample is of the route that is asked here, where the server tells routes apart."""
+    """Whether a sample is of the route that is asked here, where the server labels routes."""
     return labels.get("route", "/chat/completions").endswith("/chat/completions")
 
 

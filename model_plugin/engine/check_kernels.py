@@ -195,7 +195,7 @@ def _triton(batch: Batch, *, spans: bool) -> Run:
 def compare_kernel(kernel: Kernel, batches: Sequence[Batch], tolerance: float) -> tuple[bool, str]:
     """Whether a kernel gives dense attention on every batch, and a sentence with the numbers."""
     worst = max(_difference(batch, kernel(batch, spans=True)()) for batch in batches)
-    # A kernel that ignores images would pass if the batches had none worth speaking of.
+    # A kernel that ignores images would pass if the batches contained hardly any.
     control = _difference(batches[-1], kernel(batches[-1], spans=False)())
     return worst <= tolerance < control, (
         f"off by {worst:.1e} from dense attention (causal attention: {control:.1e}; allowed: "

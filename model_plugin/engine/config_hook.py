@@ -171,7 +171,7 @@ def _keep_spans_on_later_stages(vllm_config: "VllmConfig") -> None:
             "Model Runner V2 does not tell later pipeline stages where images are; leave out "
             "VLLM_USE_V2_MODEL_RUNNER=1 or --pipeline-parallel-size."
         )
-    logger.info("Using Model Runner V1, which tells every pipeline stage where images are.")
+    logger.info("Using Model Runner V1, which gives every pipeline stage the images' positions.")
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
 
 

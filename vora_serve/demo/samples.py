@@ -78,7 +78,7 @@ class Images:
         questions = by_weight(scene_questions(scene, rng), self.family_weights, rng)
         questions = only_seen(questions)[: self.max_questions]
         turns = [(q.text, q.answer) for q in questions]
-        if rng.random() < CAPTION_SHARE:  # last, for it tells everything
+        if rng.random() < CAPTION_SHARE:  # last, since it gives everything away
             # At times it must come first: else only digits are ever described at once.
             turns = [] if rng.random() < AT_ONCE_SHARE else turns
             turns.append((describe_request(rng), scene_caption(scene)))
@@ -136,7 +136,7 @@ class Texts:
 
 
 def text_sample(seed: int, split: Split, index: int, rng: np.random.Generator) -> Sample:
-    """A scene or digit told in words, with questions; or small talk."""
+    """A scene or digit in words, with questions; or small talk."""
     if rng.random() < _SMALL_TALK_SHARE:
         asked, answer = SMALL_TALK[int(rng.integers(len(SMALL_TALK)))]
         return Sample(conversation([(asked, answer)]))
@@ -153,7 +153,7 @@ def text_sample(seed: int, split: Split, index: int, rng: np.random.Generator) -
 
 
 def conversation(turns: list[tuple[str, str]], *, with_image: bool = False) -> list[dict[str, Any]]:
-    """OpenAI-style messages from questions and answers; the image stands in the first question."""
+    """OpenAI-style messages from questions and answers; the image is part of the first question."""
     messages: list[dict[str, Any]] = []
     for number, (asked, answer) in enumerate(turns):
         content: Any = asked

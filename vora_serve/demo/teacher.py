@@ -1,6 +1,6 @@
 """The demo world's vision teacher: a tiny AIMv2, trained on labelled patches.
 
-It learns what stands in every patch (shape, colour, where the shape's centre lies) and what the
+It learns what every patch shows (shape, colour, where the shape's centre lies) and what the
 image shows as a whole (number of shapes, digit). Only its hidden states are used later: VoRA
 learns to reproduce them, block by block.
 """

@@ -15,7 +15,7 @@ from vora_serve.engine.servers import die_with_parent, prepare_server, prepare_s
 
 
 def run(arguments: list[str]) -> None:
-    """Serve until told to stop.
+    """Serve until asked to stop.
 
     Raises:
         SystemExit: wrong flags.

@@ -19,7 +19,7 @@ class ServedCheckpoint:
     location: str
     """Directory or hub id, as the engine gets it."""
     name: str
-    """The name it is served under unless told otherwise."""
+    """The name it is served under by default."""
     local: bool
 
 

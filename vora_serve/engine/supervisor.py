@@ -271,7 +271,7 @@ class EngineSupervisor:
         """Until neither a health page nor a token came within the hang timeout.
 
         The request for a token waits behind all others: an engine that is merely busy, or starved
-        of CPU, is told by its counts of tokens, which grow.
+        of CPU, shows in its counts of tokens, which grow.
         """
         last_answer = last_token = time.monotonic()
         asking: asyncio.Task[bool] | None = None

@@ -193,7 +193,7 @@ def _rotations(kind: Kind, record: Any) -> int:
 def _question(
     kind: Kind, record: Any, images: Path, template: str, turn: int, number: str
 ) -> Question:
-    """One question of a record: ``turn`` rotates its options, ``number`` tells it from others."""
+    """One question of a record: ``turn`` rotates its options, ``number`` identifies it."""
     if not isinstance(record, dict):
         raise ValueError("it is not a record")
     asked = str(record["question"] if "question" in record else record["text"])

@@ -48,11 +48,11 @@ def chosen_option(said: str, options: Sequence[str]) -> int | None:
     text = said.strip()
     alone = re.fullmatch(r"\(?([A-Za-z])[\).:]?", text)
     begins = re.match(r"\(?([A-Z])[\).:](?:\s|$)|([A-Z])\s*$", text)
-    told = re.findall(r"(?i:answer|option|choice)(?i:\s+is)?[:\s]+\(?([A-Z])\b", text)
+    stated = re.findall(r"(?i:answer|option|choice)(?i:\s+is)?[:\s]+\(?([A-Z])\b", text)
     for letter in (
         alone[1].upper() if alone else None,
         (begins[1] or begins[2]) if begins else None,
-        told[-1] if told else None,
+        stated[-1] if stated else None,
     ):
         if letter is not None and letter in letters:
             return letters.index(letter)

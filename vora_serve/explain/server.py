@@ -112,6 +112,6 @@ def make_app(explainer: Explainer) -> Starlette:
 
 
 def serve(explainer: Explainer, listener: socket.socket) -> None:
-    """Serve until told to stop."""
+    """Serve until asked to stop."""
     config = uvicorn.Config(make_app(explainer), log_level="warning", server_header=False)
     uvicorn.Server(config).run(sockets=[listener])

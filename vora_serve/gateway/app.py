@@ -230,7 +230,7 @@ def _add_translated(app: FastAPI, state: GatewayState) -> None:
 
 
 def _card(name: str, card: dict[str, Any], checkpoints: dict[str, str]) -> dict[str, Any]:
-    """What is told of a model: not the path that the engine names as its root."""
+    """A model's card, without the path that the engine names as its root."""
     root = checkpoints.get(name) or card.get("root")
     length = card.get("max_model_len")
     created = card.get("created")

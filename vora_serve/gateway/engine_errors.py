@@ -1,4 +1,4 @@
-"""What callers are told when the engine refuses, fails or falls silent."""
+"""Errors for callers when the engine refuses, fails or falls silent."""
 
 from __future__ import annotations
 

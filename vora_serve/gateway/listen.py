@@ -21,7 +21,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(settings: Settings) -> None:
-    """Refuse to serve others without keys, unless told to.
+    """Refuse to serve other machines without keys, unless the settings allow it.
 
     Raises:
         ConfigError

@@ -61,7 +61,7 @@ class StreamRelay:
         heartbeat_s: Silence after which a comment line is sent; 0 for never.
         idle_timeout_s: Silence after which the engine counts as hung.
         on_event: Called for every piece with the seconds since the last one; the first has None.
-        lifetime: Is told while a write is under way.
+        lifetime: Notes when a write began.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from vora_serve.gateway.stored.turn import begin_turn, is_reference
 
 Answer = TypeVar("Answer")
 
-# Some clients send references unless they are told that nothing is kept.
+# Some clients send references unless an answer says that nothing is kept.
 _OFF = "which is off here; send the whole input, as clients do with 'store: false'"
 
 

@@ -147,7 +147,7 @@ def documents_attention(
         (B, T, H, D), zero at padding; and no weights.
 
     Raises:
-        ValueError: it is not told what the samples are.
+        ValueError: the samples' boundaries are missing.
     """
     if documents is None:
         raise ValueError("The attention implementation vora_documents is for training alone.")

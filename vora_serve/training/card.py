@@ -30,14 +30,14 @@ def checkpoint_files(stage: str, recipe: BaseModel, run: Path | None) -> dict[st
 
 
 def _card(stage: str, recipe: BaseModel, plain: str, last: dict[str, dict[str, Any]]) -> str:
-    told = {
+    summary = {
         "pretrain": "LoRA pretraining; the factors stand beside the base weights. Merge it with "
         "`vora-serve merge` before it is served.",
         "merge": "A pretraining checkpoint with its LoRA factors merged.",
         "finetune": "A merged model, fine-tuned whole.",
     }[stage]
     lines = ["---", "library_name: vora-serve", "pipeline_tag: image-text-to-text", "---", ""]
-    lines += ["# VoRA model", "", told, ""]
+    lines += ["# VoRA model", "", summary, ""]
     data = getattr(recipe, "data", None)
     if data is not None:
         lines += ["## Data", "", "| Files | Weight |", "| --- | ---: |"]

@@ -25,7 +25,7 @@ class Source(Strict):
     """One data set.
 
     Attributes:
-        files: paths or glob patterns; a folder stands for the data files in it.
+        files: paths or glob patterns; a folder means the data files in it.
         format: ``jsonl`` (a record a line, or one JSON array), ``parquet`` or ``webdataset``; by
             the files' names when absent.
         image_dir: folder that relative paths of images start from; the file's own when absent.
@@ -41,7 +41,7 @@ class Source(Strict):
         """The format, and the files in order.
 
         Raises:
-            ConfigError: a pattern matches nothing, or the format cannot be told.
+            ConfigError: a pattern matches nothing, or the format is unknown.
         """
         found: list[Path] = []
         for pattern in self.files:
@@ -55,7 +55,7 @@ class Source(Strict):
         formats = {self.format or _SUFFIXES.get(file.suffix) for file in found}
         if len(formats) != 1 or None in formats:
             raise ConfigError(
-                f"The format of {', '.join(self.files)} cannot be told by the names; say which of "
+                f"The format of {', '.join(self.files)} is not clear from the names; say which of "
                 "jsonl, parquet and webdataset it is."
             )
         if self.image_dir is not None and not Path(self.image_dir).is_dir():

@@ -58,7 +58,7 @@ def _fit_positions(positions: torch.Tensor, grid: int) -> torch.Tensor:
     """A teacher's learned positions, (1, N, D) or (N, D), for a grid of G x G: (G * G, D)."""
     table = positions.flatten(0, -2)
     side = math.isqrt(len(table))
-    table = table[-(side**2) :]  # a class token stands first
+    table = table[-(side**2) :]  # a class token comes first
     if side == grid:
         return table
     square = table.T.reshape(1, -1, side, side).float()

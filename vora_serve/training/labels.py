@@ -82,7 +82,7 @@ class Labeller:
             messages: as in :class:`vora_serve.training.data.Sample`.
 
         Raises:
-            SampleError: it cannot be told from the template's rendering what is to be learned.
+            SampleError: the template's rendering leaves open what is to be learned.
         """
         shield = Shield(self.controls)
         hidden = shield.hide(messages)

@@ -41,7 +41,7 @@ class Loader(Protocol):
         ...
 
     def state(self) -> dict[int, State]:
-        """Where this process's part of the data stands after the last step."""
+        """The position in this process's part of the data after the last step."""
         ...
 
 

@@ -42,7 +42,7 @@ def pack(examples: Sequence[Example], length: int, pad_id: int) -> Example:
 
     Returns:
         One example with ``document_ids``; images are numbered through, and the first token of a
-        sample is no target, since what stands before it belongs to another.
+        sample is no target, since the tokens before it belong to another.
     """
     rows = {"input_ids": [], "labels": [], "image_ids": [], "document_ids": []}  # type: ignore[var-annotated]
     images = 0

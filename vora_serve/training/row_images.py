@@ -94,7 +94,7 @@ def open_image(item: Any, image_dir: Path | None) -> Image.Image:
 
 
 def _content(item: str, image_dir: Path | None) -> tuple[bytes, str]:
-    """The bytes that a string stands for, and what to call them."""
+    """The bytes that a string names, and what to call them."""
     head = _DATA_URL.match(item)
     if head or len(item) > _LONGEST_PATH:
         try:

@@ -225,7 +225,7 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no data file .*gone\*\.jsonl"):
         Source(files=(str(tmp_path / "gone*.jsonl"),)).resolve()
     (tmp_path / "data.bin").write_text("")
-    with pytest.raises(ConfigError, match="cannot be told"):
+    with pytest.raises(ConfigError, match="is not clear from the names"):
         Source(files=(str(tmp_path / "data.bin"),)).resolve()
     file = files.write_jsonl(tmp_path, 1)
     with pytest.raises(ConfigError, match="no folder of images"):

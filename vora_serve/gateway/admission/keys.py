@@ -96,7 +96,7 @@ def read_keys(path: Path) -> list[ApiKey]:
     """The keys in a YAML file.
 
     Raises:
-        ConfigError: unreadable, malformed, or a name or hash stands in it twice.
+        ConfigError: unreadable, malformed, or a name or hash occurs twice.
     """
     keys = typed_yaml.load(_KeyFile, path, subject="key file").keys
     for attribute in ("name", "sha256"):
@@ -153,7 +153,7 @@ class KeyRing:
     def authenticate(self, authorization: str | None) -> ApiKey:
         """The key behind an ``Authorization: Bearer`` header.
 
-        The look-up goes by an HMAC under a secret of this process, so that its time tells nothing
+        The look-up goes by an HMAC under a secret of this process, so that its time reveals nothing
         about the hashes that the file holds.
 
         Raises:
@@ -187,7 +187,7 @@ class KeyRing:
     def current(self, kept: ApiKey) -> ApiKey | None:
         """What a key that was valid once is now; None where it may not generate any more.
 
-        A token's rights are those that it had: it outlives itself in work that was accepted.
+        Accepted work keeps the rights of its token after the token has expired.
         """
         if self.open:
             return kept

@@ -63,7 +63,7 @@ class TokenVerifier:
         self._refreshing = asyncio.Lock()
 
     async def verify(self, token: str) -> ApiKey:
-        """Who a token stands for, as a key with the scopes and limits in its claims.
+        """The caller that a token names, as a key with the scopes and limits in its claims.
 
         Raises:
             AuthenticationError: it is forged, expired, for somebody else, or malformed.

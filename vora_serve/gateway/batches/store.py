@@ -261,7 +261,7 @@ class Store:
         return [StoredBatch.of_row(row) for row in rows]
 
     def move(self, batch_id: str, to: Status, *since: Status, **changes: Any) -> bool:
-        """Give a batch another status, if it has one of those named; whether it had."""
+        """Give a batch another status, if it has one of those named; whether it did."""
         values = {
             name: json.dumps(value) if name == "errors" else value
             for name, value in changes.items()

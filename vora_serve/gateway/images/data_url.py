@@ -19,7 +19,7 @@ _ESCAPED = re.compile(r"%[0-9a-f]{2}", re.I)
 
 
 def too_many_bytes(limit: int) -> ImageTooLargeError:
-    """What callers are told of a file that is too large."""
+    """The error for a file that is too large."""
     return ImageTooLargeError(f"An image exceeds the limit images.max_bytes, {limit} bytes.")
 
 

@@ -134,7 +134,7 @@ class ImageLoader:
                 arrive, and data URLs for as long as the share lasts.
             geometry: The model's image settings, where its engines take pixels that are ready.
             owner: Whose images they are: what was prepared before is used again for the same one
-                only, since the time that it takes tells whether somebody sent it.
+                only, since the time that it takes reveals whether somebody sent it.
 
         Raises:
             ImageRequestError

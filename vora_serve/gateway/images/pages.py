@@ -90,7 +90,7 @@ class PageRenderer:
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            with contextlib.suppress(ConnectionError):  # it ended: what it said tells why
+            with contextlib.suppress(ConnectionError):  # it ended: its output says why
                 process.stdin.write(content)
                 await process.stdin.drain()
                 process.stdin.close()
@@ -130,11 +130,12 @@ class PageRenderer:
 
     def _refusal(self, payload: bytes, max_pages: int) -> APIError:
         try:
-            told = json.loads(payload)
-            code = told["code"]
+            failure = json.loads(payload)
+            code = failure["code"]
             if code == "too_many_pages":
                 return DocumentRequestError(
-                    f"A PDF file has {int(told['pages'])} pages; at most {max_pages} are allowed.",
+                    f"A PDF file has {int(failure['pages'])} pages; "
+                    f"at most {max_pages} are allowed.",
                     code="too_many_pages",
                 )
         except (ValueError, KeyError, TypeError):

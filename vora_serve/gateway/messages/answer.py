@@ -61,7 +61,7 @@ def _opening(model: Any, usage: Any) -> Tree:
 
 
 def _usage(usage: Any) -> Tree:
-    """Tokens; there, those that the cache had are not counted among the input's."""
+    """Tokens; there, cached tokens are not counted among the input's."""
     usage = usage if isinstance(usage, dict) else {}
     details = usage.get("prompt_tokens_details") or {}
     cached = details.get("cached_tokens") or 0

@@ -18,7 +18,7 @@ _TYPES = {
     504: "timeout_error",
 }
 
-# What a stream's error event says for the status that the answer would have had.
+# What a stream's error event says for the status of an answer that has not begun.
 _TYPES_BY_OPENAI_TYPE = {
     "timeout_error": "timeout_error",
     "service_unavailable_error": "overloaded_error",
@@ -41,5 +41,5 @@ def error_body(status: int, message: str, request_id: str) -> dict[str, Any]:
 def event_body(error: dict[str, Any], request_id: str) -> dict[str, Any]:
     """The data of an ``error`` event, from an error in OpenAI's shape."""
     kind = _TYPES_BY_OPENAI_TYPE.get(error.get("type") or "", "api_error")
-    told = {"type": kind, "message": error.get("message")}
-    return {"type": "error", "error": told, "request_id": request_id}
+    body = {"type": kind, "message": error.get("message")}
+    return {"type": "error", "error": body, "request_id": request_id}

@@ -98,7 +98,7 @@ class Translator:
             else:
                 tree = from_json(data)
                 if "choices" not in tree and isinstance(tree.get("error"), dict):
-                    told = event_body(tree["error"], self._request_id)
-                    yield b"event: error\ndata: " + to_json(told) + b"\n\n"
+                    error = event_body(tree["error"], self._request_id)
+                    yield b"event: error\ndata: " + to_json(error) + b"\n\n"
                 else:
                     yield from stream.feed(tree)

@@ -56,7 +56,7 @@ async def send_error(error: APIError, send: Send, path: str = "", request_id: st
 
 
 def as_api_error(error: Exception) -> APIError:
-    """What the caller is told about an exception."""
+    """The error that the caller gets for an exception."""
     if isinstance(error, APIError):
         return error
     if isinstance(error, HTTPException):
@@ -139,14 +139,14 @@ class ContextMiddleware:
         try:
             await self._app(scope, receive, send_with_headers)
         except Exception as error:
-            told = as_api_error(error)
-            if isinstance(told, InternalError):
+            answer = as_api_error(error)
+            if isinstance(answer, InternalError):
                 logger.error("request %s failed", context.request_id, exc_info=error)
             else:
-                self._metrics.refused.labels(told.code or told.error_type).inc()
-            context.fields["error"] = told.code or told.error_type
+                self._metrics.refused.labels(answer.code or answer.error_type).inc()
+            context.fields["error"] = answer.code or answer.error_type
             if status == 0:
-                await send_error(told, send_with_headers, scope["path"], context.request_id)
+                await send_error(answer, send_with_headers, scope["path"], context.request_id)
         finally:
             self._account(scope, context, status)
 

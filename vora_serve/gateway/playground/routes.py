@@ -130,7 +130,7 @@ def add_playground(app: FastAPI, state: GatewayState) -> None:
     if settings.playground.operate:
         _add_operate(app, state)
 
-    async def told(_: Request) -> Response:
+    async def page_settings(_: Request) -> Response:
         own = settings.playground
         return JSONResponse(
             {
@@ -156,7 +156,7 @@ def add_playground(app: FastAPI, state: GatewayState) -> None:
         return JSONResponse(await asyncio.to_thread(_about, request, state), headers=_HEADERS)
 
     app.add_route(PREFIX + "about", about, methods=["GET"], include_in_schema=False)
-    app.add_route(PREFIX + "settings.json", told, methods=["GET"], include_in_schema=False)
+    app.add_route(PREFIX + "settings.json", page_settings, methods=["GET"], include_in_schema=False)
     app.add_route(PREFIX + "image", image, methods=["POST"], include_in_schema=False)
     if settings.playground.explain_url is not None:
         app.add_route(PREFIX + "explain", explain, methods=["POST"], include_in_schema=False)

@@ -138,7 +138,7 @@ class CompletionSampling(SamplingFields):
     add_special_tokens: bool | None = None
 
 
-# Names by which pydantic tells a union's members apart; they are not part of the request.
+# Names by which pydantic distinguishes a union's members; they are not part of the request.
 _TAGS = frozenset(
     (
         *("system", "developer", "user", "assistant", "tool", "message"),

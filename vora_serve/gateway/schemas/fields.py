@@ -70,7 +70,7 @@ _REFUSED_AT_THE_TOP = (
     *("typical_p", "xtc_probability"),
 )
 
-# Refused in parts of content: there, ``uuid`` stands for an image that an engine saw earlier.
+# Refused in parts of content: there, ``uuid`` refers to an image that an engine saw earlier.
 _REFUSED_IN_PARTS = ("uuid",)
 
 DEFAULT_ACTIONS: dict[str, FieldAction] = {

@@ -28,7 +28,7 @@ def tolerate_tools(tree: Tree, policy: FieldPolicy, *, nested: bool) -> bool:
     Args:
         tree: The request.
         policy: Remembers what is dropped.
-        nested: Whether a function stands in the ``function`` of its tool, as in chats, or is the
+        nested: Whether a function is the ``function`` of its tool, as in chats, or is the
             tool itself, as in responses.
 
     Returns:

@@ -19,7 +19,7 @@ class PlaygroundSettings(Section):
     with the scope ``metrics`` wherever the gateway has keys."""
     checkpoints: dict[str, str] = {}
     """By model: a folder with its config.json and preprocessor_config.json, for engines whose
-    files this process does not see; tells the page sizes and tokens of images."""
+    files this process does not see; gives the page the sizes and tokens of images."""
     price_per_million_input_tokens: Annotated[float, Field(ge=0)] | None = None
     """What a million prompt tokens cost, shown below answers; absent: no prices are shown."""
     price_per_million_output_tokens: Annotated[float, Field(ge=0)] | None = None
