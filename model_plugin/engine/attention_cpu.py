@@ -48,10 +48,15 @@ class SpanCPUAttentionMetadataBuilder(CPUAttentionMetadataBuilder):
                 are.
         """
         if self.takes_images:
-            common_attn_metadata = self._cut(common_attn_metadata)
+            common_attn_metadata = self.cut(common_attn_metadata)
         return super().build(common_prefix_len, common_attn_metadata, fast_build)
 
-    def _cut(self, batch: CommonAttentionMetadata) -> CommonAttentionMetadata:
+    def cut(self, batch: CommonAttentionMetadata) -> CommonAttentionMetadata:
+        """The batch with requests cut at their images; the batch itself where it has none.
+
+        Raises:
+            SplitSpanError: an image is scheduled in part.
+        """
         requests = batch.num_reqs
         segments = segment_batch(
             batch.query_start_loc_cpu[: requests + 1].numpy(),

@@ -105,7 +105,7 @@ class SpanFlashAttentionMetadataBuilder(FlashAttentionMetadataBuilder):
         images = None
         # Most steps only decode; no query of theirs has keys that causality hides.
         if common_attn_metadata.max_query_len > 1 and self.takes_images and not self.capturing:
-            images = self._images(common_attn_metadata)
+            images = self.images(common_attn_metadata)
         # vLLM's own handling of image ranges is not needed: it masks inside FlashAttention 4.
         causal = copy(common_attn_metadata)
         causal.mm_req_doc_ranges = None
@@ -116,7 +116,12 @@ class SpanFlashAttentionMetadataBuilder(FlashAttentionMetadataBuilder):
         stock: FlashAttentionMetadata = super().build(common_prefix_len, causal, fast_build)
         return stock if images is None else SpanFlashAttentionMetadata(**vars(stock), images=images)
 
-    def _images(self, batch: CommonAttentionMetadata) -> ImageRows | None:
+    def images(self, batch: CommonAttentionMetadata) -> ImageRows | None:
+        """The batch's image rows on the device; None where it has none.
+
+        Raises:
+            SplitSpanError: an image is scheduled in part.
+        """
         packed = image_batch(*on_host(batch), require_ranges(batch))
         return None if packed is None else to_device(packed, batch.block_table_tensor)
 
@@ -160,10 +165,10 @@ class SpanFlashAttentionImpl(FlashAttentionImpl):
         )
         images: ImageRows | None = getattr(attn_metadata, "images", None)
         if images is not None:
-            self._attend_images(layer, query, kv_cache, images, output)
+            self.attend_images(layer, query, kv_cache, images, output)
         return output
 
-    def _attend_images(
+    def attend_images(
         self,
         layer: Any,
         query: torch.Tensor,
@@ -171,6 +176,7 @@ class SpanFlashAttentionImpl(FlashAttentionImpl):
         images: ImageRows,
         output: torch.Tensor,
     ) -> None:
+        """Overwrite the image rows of ``output`` (tokens, heads, head size) by full attention."""
         key_cache, value_cache = (
             canonicalize_singleton_dim_strides(cache)
             for cache in kv_cache.transpose(1, 2).split(self.head_size, dim=-1)

@@ -32,15 +32,15 @@ class Kernel(Protocol):
 def kernels_here(device: torch.device) -> dict[str, Kernel]:
     """Kernels that run on a device, by name: this plugin's, then vLLM's own for such masks."""
     if device.type == "cpu":
-        return {"CPU, one launch": _cpu}
+        return {"CPU, one launch": cpu}
     kernels: dict[str, Kernel] = {}
     for version in flash_attention_versions():
-        kernels[f"FlashAttention {version}, two launches"] = _flash(version)
-        kernels[f"FlashAttention {version}, image rows skipped"] = _flash(version, skip=True)
+        kernels[f"FlashAttention {version}, two launches"] = flash(version)
+        kernels[f"FlashAttention {version}, image rows skipped"] = flash(version, skip=True)
     return kernels | {"Triton (vLLM's fallback)": _triton}
 
 
-def _cpu(batch: Batch, *, spans: bool) -> Run:
+def cpu(batch: Batch, *, spans: bool) -> Run:
     """vLLM's CPU kernel over the batch cut at its images."""
     from vllm import _custom_ops as ops
     from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
@@ -108,7 +108,9 @@ def _cpu(batch: Batch, *, spans: bool) -> Run:
     return run
 
 
-def _flash(version: int, *, skip: bool = False) -> Kernel:
+def flash(version: int, *, skip: bool = False) -> Kernel:
+    """FlashAttention of a version in two launches; the first may skip image rows."""
+
     def kernel(batch: Batch, *, spans: bool) -> Run:
         """A causal launch, over everything or past image rows, and one more over image rows."""
         from model_plugin.engine.image_rows import attend_images, to_device, without_images

@@ -139,13 +139,13 @@ class TrainingModel(nn.Module):
         losses = lm_loss(hidden, batch.labels, model.llm.lm_head, self.options.loss_chunk)
         if wanted and self.aux_vision is not None:
             seen = {i: states[i][batch.image_mask] for i in wanted}
-            targets = self._targets(batch)
+            targets = self.targets(batch)
             for block, loss in self.aux_vision(seen, targets).items():
                 losses[f"aux_{block}"] = loss
             losses["image_tokens"] = batch.image_mask.sum()
         return losses
 
-    def _targets(self, batch: Batch) -> list[torch.Tensor]:
+    def targets(self, batch: Batch) -> list[torch.Tensor]:
         """The teacher's hidden states of the batch's image tokens, (tokens, D) for each block."""
         teacher, merge = self.teacher[0], self.model.config.spatial_merge_size
         grids = [(int(h), int(w)) for h, w in batch.image_grid_hw.tolist()]

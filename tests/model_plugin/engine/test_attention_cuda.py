@@ -185,7 +185,7 @@ def test_one_launch_is_noticed(
 
     engine, _ = running
     engine.reset_prefix_cache()
-    monkeypatch.setattr(SpanFlashAttentionImpl, "_attend_images", lambda *_: None)
+    monkeypatch.setattr(SpanFlashAttentionImpl, "attend_images", lambda *_: None)
     case = Case("Now <image>, then?", [WIDE])
     [output] = generate(engine, [case])
     assert difference(Oracle(checkpoint), case, output) > 100 * TOLERANCE
@@ -211,12 +211,12 @@ def test_unreported_images_raise(checkpoint: Any) -> None:
         slot_mapping=torch.arange(4),
     )
     with pytest.raises(SplitSpanError, match="does not report image spans"):
-        builder._images(batch)
+        builder.images(batch)
     batch.mm_req_doc_ranges = {0: [(2, 5)]}
     with pytest.raises(SplitSpanError, match="in one step"):
-        builder._images(batch)
+        builder.images(batch)
     batch.mm_req_doc_ranges = {0: [(1, 2)]}
-    images = builder._images(batch)
+    images = builder.images(batch)
     assert images.rows == slice(1, 3)
     assert (images.max_query_len, images.max_seq_len) == (2, 3)
 
@@ -258,7 +258,7 @@ def test_descale_factors_only_with_a_quantized_cache(monkeypatch: pytest.MonkeyP
         kind = torch.uint8 if dtype == "fp8" else torch.float32
         cache = torch.zeros(1, KV_HEADS, 16, 2 * SIZE, dtype=kind)
         query = torch.zeros(2, HEADS, SIZE)
-        impl._attend_images(layer, query, cache, images, torch.zeros_like(query))
+        impl.attend_images(layer, query, cache, images, torch.zeros_like(query))
     scales = [{name for name in launch if name.endswith("descale")} for launch in launches]
     assert scales == [set(), {"q_descale", "k_descale", "v_descale"}]
 

@@ -42,8 +42,8 @@ def test_flash_attentions_launches(
 
     monkeypatch.setattr(flash_attn, "flash_attn_varlen_func", reference_attention, raising=False)
     flash = {
-        "FlashAttention 3, two launches": check_kernels._flash(3),
-        "FlashAttention 3, image rows skipped": check_kernels._flash(3, skip=True),
+        "FlashAttention 3, two launches": check_kernels.flash(3),
+        "FlashAttention 3, image rows skipped": check_kernels.flash(3, skip=True),
     }
     monkeypatch.setattr(check_kernels, "kernels_here", lambda device: flash)
     assert main(SMALL) == 0
@@ -60,7 +60,7 @@ def test_a_kernel_that_does_not_run_leaves_the_others_checked(
     def broken(batch: Any, *, spans: bool) -> Any:
         raise ModuleNotFoundError("No module named 'cutlass'")
 
-    kernels = {"broken": broken, "CPU": check_kernels._cpu}
+    kernels = {"broken": broken, "CPU": check_kernels.cpu}
     monkeypatch.setattr(check_kernels, "kernels_here", lambda device: kernels)
     assert main(SMALL) == 1
     said = capsys.readouterr().out
@@ -74,7 +74,7 @@ def test_a_kernel_that_ignores_images_is_wrong(
     from model_plugin.engine import check_kernels
     from model_plugin.engine.check import main
 
-    cpu = check_kernels._cpu
+    cpu = check_kernels.cpu
 
     def causal(batch: Any, *, spans: bool) -> Any:
         return cpu(batch, spans=False)

@@ -135,8 +135,8 @@ def test_batches_without_image_queries_are_left_as_they_are() -> None:
 
     builder = object.__new__(SpanCPUAttentionMetadataBuilder)
     decoding = batch({0: [(3, 30)], 1: []})
-    assert builder._cut(decoding) is decoding
-    cut = builder._cut(batch({0: [(3, 30)], 1: [(1, 2)]}))
+    assert builder.cut(decoding) is decoding
+    cut = builder.cut(batch({0: [(3, 30)], 1: [(1, 2)]}))
     assert cut.num_reqs == 4
     assert cut.query_start_loc.tolist() == [0, 1, 2, 4, 5]
     assert cut.seq_lens.tolist() == [40, 1, 3, 4]
@@ -145,4 +145,4 @@ def test_batches_without_image_queries_are_left_as_they_are() -> None:
     assert cut.block_table_tensor.tolist() == [[7, 8], [9, 0], [9, 0], [9, 0]]
     assert (cut.max_query_len, cut.max_seq_len) == (2, 40)
     with pytest.raises(SplitSpanError, match="does not report image spans"):
-        builder._cut(batch(None))
+        builder.cut(batch(None))

@@ -124,7 +124,7 @@ class FakeEngine:
             gone.cancel()
         finally:
             self.running -= 1
-        return JSONResponse(self._whole(payload, path, image_tokens), headers=headers)
+        return JSONResponse(self.non_streaming(payload, path, image_tokens), headers=headers)
 
     async def tokenize(self, request: Request) -> Response:
         payload = json.loads(await request.body())
@@ -153,7 +153,9 @@ class FakeEngine:
             },
         }
 
-    def _whole(self, payload: dict[str, Any], path: str, image_tokens: int) -> dict[str, Any]:
+    def non_streaming(
+        self, payload: dict[str, Any], path: str, image_tokens: int
+    ) -> dict[str, Any]:
         text = "".join(self.words)
         usage = self._usage(image_tokens)
         if path.endswith("responses"):
@@ -279,7 +281,7 @@ class FakeEngine:
     async def _response_events(
         self, payload: dict[str, Any], path: str, image_tokens: int
     ) -> AsyncIterator[bytes]:
-        whole = self._whole(payload, path, image_tokens)
+        whole = self.non_streaming(payload, path, image_tokens)
         started = {**whole, "status": "in_progress", "output": [], "usage": None}
         yield _named("response.created", {"response": started, "sequence_number": 0})
         for count, word in enumerate(self.words):

@@ -154,7 +154,7 @@ def test_engine_errors(
 def test_answers_that_are_no_json(start_gateway: Start) -> None:
     with running(FakeEngine()) as engine:
         gateway = start_gateway(engine.url)
-        engine._whole = lambda *_: "nonsense"  # type: ignore[method-assign, assignment]
+        engine.non_streaming = lambda *_: "nonsense"  # type: ignore[method-assign, assignment]
         assert gateway.chat().status_code == 502
 
 

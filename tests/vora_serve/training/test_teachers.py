@@ -62,7 +62,7 @@ def test_a_teacher_sees_images_at_its_own_size(
         side = size // patch
         grid = hidden[:, -(side**2) :].transpose(1, 2).reshape(2, 48, side, side)
         wanted = functional.interpolate(grid, size=(8, 8), mode="bilinear").flatten(2)
-        targets = module._targets(given)[0]
+        targets = module.targets(given)[0]
     torch.testing.assert_close(targets, wanted.transpose(1, 2).flatten(0, 1), atol=1e-5, rtol=1e-4)
     assert 0 < float(losses["aux_0"]) < 2
 
