@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,21 @@ def libraries(site: Path) -> Iterator[Path]:
             yield path
 
 
+def compile_modules(modules: Sequence[Path]) -> None:
+    """Write bytecode that does not name its source's time: every build gives the same bytes.
+
+    What an installer has compiled is compiled anew. A few modules are templates and do not compile.
+    """
+    compiled = partial(
+        compileall.compile_file,
+        quiet=2,
+        force=True,
+        invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
+    )
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(compiled, modules, chunksize=100))
+
+
 def main() -> int:
     """Slim the environment that runs this; what an earlier call has slimmed stays as it is."""
     site = Path(sysconfig.get_path("purelib"))
@@ -68,13 +83,7 @@ def main() -> int:
     for start in range(0, len(symbols), 100):
         command = ["strip", "--strip-unneeded", "--preserve-dates"]
         subprocess.run([*command, *map(str, symbols[start : start + 100])], check=True)
-    # Not by time: the same sources give the same bytes in every build. A few modules are templates
-    # and do not compile.
-    compiled = partial(
-        compileall.compile_file, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
-    )
-    with ProcessPoolExecutor() as pool:
-        list(pool.map(compiled, modules, chunksize=100))
+    compile_modules(modules)
     with DONE.open("a") as file:
         file.writelines(f"{path}\n" for path in (*modules, *symbols))
     return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import compileall
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -53,3 +55,17 @@ def test_it_strips_no_library_that_was_edited(slim: ModuleType, tmp_path: Path) 
     (tmp_path / "a" / "link.so").symlink_to("x.so")
     found = {path.name for path in slim.libraries(tmp_path)}
     assert found == {"x.so", "y.cpython-311.so", "z.so.1"}
+
+
+def test_bytecode_does_not_depend_on_the_time_of_its_source(
+    slim: ModuleType, tmp_path: Path
+) -> None:
+    module = tmp_path / "a.py"
+    written = []
+    for seconds in (1_000_000_000, 1_000_000_007):
+        module.write_text("x = 1\n")
+        os.utime(module, (seconds, seconds))
+        compileall.compile_file(module, quiet=2)  # as an installer does
+        slim.compile_modules([module])
+        written.append(Path(importlib.util.cache_from_source(str(module))).read_bytes())
+    assert written[0] == written[1]
