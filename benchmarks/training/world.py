@@ -3,8 +3,8 @@
     python -m benchmarks.training.world [--out runs/world] [--images N]
 
 An LLM that knows the world's language from text alone, a vision teacher trained on labelled
-images, and conversations about images in three of the formats that training reads. What is
-there already is not made again.
+images, another one that can be LLaVA's encoder, and conversations about images in three of the
+formats that training reads. What is there already is not made again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -145,9 +145,16 @@ def make_text_model(out: Path, steps: int) -> None:
     finetune(model, processor, text, recipe, out / "log", out / "text")
 
 
-def make_teacher(out: Path, steps: int, images: int) -> None:
-    """A small AIMv2 that knows shapes, colours and places."""
+def make_teacher(
+    out: Path,
+    steps: int,
+    images: int,
+    name: str = "teacher",
+    architecture: Literal["aimv2", "siglip"] = "aimv2",
+) -> None:
+    """A small vision model that knows shapes, colours and places."""
     recipe = TeacherRecipe(
+        architecture=architecture,
         hidden_size=WIDTH,
         layers=TEACHER_BLOCKS,
         heads=HEADS,
@@ -168,9 +175,10 @@ def make_teacher(out: Path, steps: int, images: int) -> None:
         ),
     )
     vision, accuracies = train_teacher(recipe, settings(), out / "log")
-    (out / "teacher.json").write_text(json.dumps(accuracies, indent=2) + "\n", encoding="utf-8")
-    vision.save_pretrained(out / ".teacher")
-    (out / ".teacher").rename(out / "teacher")
+    text = json.dumps(accuracies, indent=2) + "\n"
+    (out / f"{name}.json").write_text(text, encoding="utf-8")
+    vision.save_pretrained(out / f".{name}")
+    (out / f".{name}").rename(out / name)
 
 
 def make_world(out: Path, images: int = 8000, text_steps: int = 250, steps: int = 2000) -> None:
@@ -181,6 +189,11 @@ def make_world(out: Path, images: int = 8000, text_steps: int = 250, steps: int 
         ("data", out / "conversations.tar", lambda: write_data(out, images)),
         ("text", out / "text", lambda: make_text_model(out, text_steps)),
         ("teacher", out / "teacher", lambda: make_teacher(out, steps, 2 * images)),
+        (
+            "encoder",
+            out / "encoder",
+            lambda: make_teacher(out, steps, 2 * images, "encoder", "siglip"),
+        ),
     ):
         if not done.exists():
             start = time.process_time()

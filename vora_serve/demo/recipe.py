@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -48,14 +49,16 @@ class ImageRecipe(_Strict):
 
 
 class TeacherRecipe(_Strict):
-    """The AIMv2 teacher.
+    """The vision teacher.
 
     Attributes:
+        architecture: ``aimv2``, or ``siglip``, which can also be the encoder of a LLaVA model.
         hidden_size, layers, heads, mlp: sizes.
         images: number of different images that it trains on.
         optimisation: of its training.
     """
 
+    architecture: Literal["aimv2", "siglip"] = "aimv2"
     hidden_size: int = Field(gt=0)
     layers: int = Field(gt=0)
     heads: int = Field(gt=0)

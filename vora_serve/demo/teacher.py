@@ -1,4 +1,4 @@
-"""The demo world's vision teacher: a tiny AIMv2, trained on labelled patches.
+"""The demo world's vision teacher: a tiny AIMv2 or SigLIP, trained on labelled patches.
 
 It learns what every patch shows (shape, colour, where the shape's centre lies) and what the
 image shows as a whole (number of shapes, digit). Only its hidden states are used later: VoRA
@@ -11,6 +11,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,13 +20,20 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from transformers import Aimv2VisionConfig, Aimv2VisionModel
+from transformers import (
+    Aimv2VisionConfig,
+    Aimv2VisionModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from model_plugin.images import ImageSettings, preprocess
 from vora_serve.demo.recipe import TeacherRecipe
 from vora_serve.training.optim import make_optimizers, make_schedule
 from vora_serve.world.digits import DigitImage, random_digit
 from vora_serve.world.scenes import COLOURS, SHAPES, Scene, Split, coverage, random_scene, render
+
+TeacherConfig: TypeAlias = Aimv2VisionConfig | SiglipVisionConfig
 
 _COLOUR_NAMES = tuple(COLOURS)
 #: Every n-th image is a digit.
@@ -176,15 +184,16 @@ class LabelledImages(Dataset[dict[str, torch.Tensor]]):
 
 
 class SupervisedTeacher(nn.Module):
-    """An AIMv2 vision model with the heads that it is trained through.
+    """A vision model with the heads that it is trained through.
 
     Args:
         config: of the vision model.
     """
 
-    def __init__(self, config: Aimv2VisionConfig) -> None:
+    def __init__(self, config: TeacherConfig) -> None:
         super().__init__()
-        self.vision = Aimv2VisionModel(config)
+        is_siglip = isinstance(config, SiglipVisionConfig)
+        self.vision = SiglipVisionModel(config) if is_siglip else Aimv2VisionModel(config)
         width = config.hidden_size
         self.patch_head = nn.Linear(width, _SHAPE_CLASSES + 1 + len(COLOURS) + 2 + 16 + _CANON**2)
         self.image_head = nn.Linear(width, 5 + 10)
@@ -221,23 +230,25 @@ class SupervisedTeacher(nn.Module):
         return {"loss": torch.stack(list(losses.values())).sum(), **losses, **right}
 
 
-def teacher_config(recipe: TeacherRecipe, image_size: int, patch_size: int) -> Aimv2VisionConfig:
+def teacher_config(recipe: TeacherRecipe, image_size: int, patch_size: int) -> TeacherConfig:
     """The teacher's architecture, for square images."""
-    return Aimv2VisionConfig(
-        hidden_size=recipe.hidden_size,
-        intermediate_size=recipe.mlp,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        image_size=image_size,
-        patch_size=patch_size,
-        use_head=False,
-        attn_implementation="sdpa",
-    )
+    sizes: dict[str, Any] = {
+        "hidden_size": recipe.hidden_size,
+        "intermediate_size": recipe.mlp,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "image_size": image_size,
+        "patch_size": patch_size,
+        "attn_implementation": "sdpa",
+    }
+    if recipe.architecture == "siglip":
+        return SiglipVisionConfig(**sizes, vision_use_head=False)
+    return Aimv2VisionConfig(**sizes, use_head=False)
 
 
 def train_teacher(
     recipe: TeacherRecipe, settings: ImageSettings, run_dir: Path
-) -> tuple[Aimv2VisionModel, dict[str, float]]:
+) -> tuple[Any, dict[str, float]]:
     """Train the teacher; a function of recipe and settings.
 
     Args:
@@ -256,7 +267,8 @@ def train_teacher(
     with torch.no_grad():
         table = position_table(grid, recipe.hidden_size)
         module.vision.embeddings.position_embedding.weight.copy_(_EMBEDDING_SCALE * table)
-        module.vision.embeddings.rms_norm.weight.fill_(_EMBEDDING_SCALE)
+        if recipe.architecture == "aimv2":  # SigLIP does not normalise its patches
+            module.vision.embeddings.rms_norm.weight.fill_(_EMBEDDING_SCALE)
     pool = draw_pool(LabelledImages(optimisation.seed, "train", recipe.images, settings))
     optimizers = make_optimizers(module, optimisation)
     schedule = make_schedule(optimisation)

@@ -40,10 +40,7 @@ class Teacher(nn.Module):
         self.patch_size = int(config.patch_size)
         self.image_size = int(config.image_size)
         self.hidden_size = int(config.hidden_size)
-        blocks = [m for m in vision.modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
-        if not blocks:
-            raise ConfigError(f"{type(vision).__name__} has no list of blocks to learn from.")
-        self.blocks = [max(blocks, key=len)]  # in a list, so that it is no second child
+        self.blocks = [vision_blocks(vision)]  # in a list, so that it is no second child
 
     @property
     def depth(self) -> int:
@@ -70,10 +67,22 @@ class Teacher(nn.Module):
         """
         if self.bridge is not None:
             pixels = self.bridge(pixels)
-        with captured(list(self.blocks[0]), wanted, which) as states:
+        with captured(self.blocks[0], wanted, which) as states:
             self.vision(pixel_values=pixels.to(next(self.vision.parameters()).dtype))
         patches = (pixels.shape[-1] // self.patch_size) ** 2
         return [states[i][:, -patches:] for i in wanted]
+
+
+def vision_blocks(vision: nn.Module) -> list[nn.Module]:
+    """The blocks of a vision tower, in order.
+
+    Raises:
+        ConfigError: it has no list of blocks.
+    """
+    lists = [list(m) for m in vision.modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
+    if not lists:
+        raise ConfigError(f"{type(vision).__name__} has no list of blocks to learn from.")
+    return max(lists, key=len)
 
 
 class AuxHeads(nn.Module):

@@ -2,7 +2,7 @@
 
 import yaml
 
-from model_plugin import VoRAError
+from model_plugin import ConfigError, VoRAError
 from model_plugin.checkpoint import Checkpoint
 from vora_serve.training.data import Tokeniser
 from vora_serve.training.estimate import Estimate, estimate
@@ -12,6 +12,7 @@ from vora_serve.training.preflight import check_sources
 from vora_serve.training.processor import load_processor
 from vora_serve.training.run_recipe import FinetuneRun, MergeRun, PretrainRun
 from vora_serve.training.sources import reading
+from vora_serve.training.twin import has_encoder
 
 _MIB, _GIB = 2**20, 2**30
 #: Times that a pass may read the data before something is said of it.
@@ -34,6 +35,8 @@ def describe(recipe: PretrainRun | FinetuneRun, processes: int, tflops: float) -
     if isinstance(recipe, PretrainRun):
         plan, rank, teacher = plan_pretrain(recipe), recipe.lora_rank, recipe.teacher
         teacher_dtype = teacher.dtype if teacher is not None else "float32"
+    elif has_encoder(recipe):
+        raise ConfigError("--dry-run does not cover models with an encoder.")
     else:
         plan, rank, teacher_dtype = plan_finetune(recipe), 0, "float32"
     made = estimate(

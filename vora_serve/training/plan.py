@@ -62,7 +62,7 @@ def plan_pretrain(recipe: PretrainRun) -> Plan:
     distils = recipe.distillation.mode != "none"
     if recipe.teacher is not None and teacher is not None and distils:
         _check_teacher(recipe.teacher, teacher.config, config.patch_size, images.image_size)
-    _check_length(recipe.max_length, images)
+    check_length(recipe.max_length, images)
     depth = teacher.config.num_hidden_layers if teacher is not None else None
     blocks = choose_blocks(recipe, depth, config.num_hidden_layers)
     return Plan(config, parts.checkpoint is not None, teacher, blocks, images)
@@ -86,7 +86,7 @@ def plan_finetune(recipe: FinetuneRun) -> Plan:
         images = _image_settings(recipe.images, config.spatial_merge_size, norm)
         _check_patches(images.patch_size, config.patch_size)
     _set_attention(config, recipe.attention)
-    _check_length(recipe.max_length, images)
+    check_length(recipe.max_length, images)
     return Plan(config, True, None, Blocks(), images)
 
 
@@ -168,7 +168,12 @@ def _check_patches(asked: int, own: int) -> None:
         raise ConfigError(f"The recipe's patches are {asked} pixels a side, the model's {own}.")
 
 
-def _check_length(max_length: int, images: ImageSettings) -> None:
+def check_length(max_length: int, images: ImageSettings) -> None:
+    """See that a sample has room for text beside an image.
+
+    Raises:
+        ConfigError: it does not.
+    """
     if images.max_tokens >= max_length:
         raise ConfigError(
             f"An image may have {images.max_tokens} tokens, which max_length {max_length} leaves "

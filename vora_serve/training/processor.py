@@ -12,6 +12,7 @@ from model_plugin import (
     VoRAProcessor,
 )
 from model_plugin.chat_template import DEFAULT_CHAT_TEMPLATE, default_for
+from vora_core.checkpoint import CONFIG_FILE, MODEL_TYPE, PROCESSOR_FILE, CheckpointHeader
 from vora_serve.training.run_recipe import ModelSettings
 
 
@@ -26,7 +27,7 @@ def load_processor(settings: ModelSettings, images: ImageSettings) -> VoRAProces
         ConfigError: tokenizer or template cannot be read.
     """
     template = _template(settings.chat_template)
-    if (Path(settings.path) / "preprocessor_config.json").is_file():
+    if _is_vora(Path(settings.path)):
         own = VoRAProcessor.from_pretrained(settings.path)
         tokenizer, template = own.tokenizer, template or own.chat_template
     else:
@@ -34,6 +35,13 @@ def load_processor(settings: ModelSettings, images: ImageSettings) -> VoRAProces
         template = template or _own_template(tokenizer, settings.path)
     _ensure_padding(tokenizer, settings.path)
     return VoRAProcessor(VoRAImageProcessor(images), tokenizer, template)
+
+
+def _is_vora(folder: Path) -> bool:
+    """Whether it is a VoRA checkpoint's folder."""
+    if not (folder / PROCESSOR_FILE).is_file() or not (folder / CONFIG_FILE).is_file():
+        return False
+    return CheckpointHeader.open(folder).model_type == MODEL_TYPE
 
 
 def _ensure_padding(tokenizer: PreTrainedTokenizerBase, path: str) -> None:

@@ -21,6 +21,7 @@ from vora_serve.training.result import check_output
 from vora_serve.training.run_recipe import FinetuneRun, MergeRun, PretrainRun
 from vora_serve.training.stages import finetune, pretrain_blocks
 from vora_serve.training.state import check_resume
+from vora_serve.training.twin import has_encoder, load_twin, plan_twin
 
 __all__ = ["describe", "describe_merge", "finish", "run_finetune", "run_merge", "run_pretrain"]
 
@@ -64,7 +65,7 @@ def run_finetune(recipe: FinetuneRun, *, overwrite: bool = False) -> Path:
     Raises:
         ConfigError, CheckpointError, SampleError: recipe, model or data do not fit.
     """
-    plan = plan_finetune(recipe)
+    plan = plan_twin(recipe) if has_encoder(recipe) else plan_finetune(recipe)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     check_division(recipe.data, recipe.optimisation, processes)
     run = Path(recipe.run)
@@ -72,7 +73,12 @@ def run_finetune(recipe: FinetuneRun, *, overwrite: bool = False) -> Path:
     check_resume(run, recipe_identity(recipe), recipe.optimisation.sharding, processes)
     processor = load_processor(recipe.model, plan.images)
     held_out = check_data(recipe, Tokeniser(processor, recipe.max_length))
-    model = load_model(recipe.model, plan, processor)
+    torch.manual_seed(recipe.optimisation.seed)
+    model = (
+        load_twin(recipe, plan, processor)
+        if has_encoder(recipe)
+        else load_model(recipe.model, plan, processor)
+    )
     return finetune(
         model,
         processor,

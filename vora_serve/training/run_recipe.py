@@ -110,11 +110,23 @@ class PretrainRun(PretrainRecipe):
     embedder_width: int | None = Field(default=None, gt=0)
 
 
+class EncoderSettings(Strict):
+    """A vision tower that sees for the LLM, as in LLaVA-1.5, instead of a patch embedder.
+
+    Attributes:
+        path: a CLIP or SigLIP as transformers saves it; a folder or a hub id.
+    """
+
+    path: str
+
+
 class FinetuneRun(FinetuneRecipe):
     """``vora-serve finetune``.
 
     Attributes:
-        model, data: what is trained, on what.
+        model, data: what is trained, on what. With ``encoder``, the model is an LLM or a merged
+            VoRA checkpoint whose LLM is taken. A LLaVA checkpoint is trained further.
+        encoder: train LLaVA's architecture instead: this tower, a projector and the same LLM.
         images: geometry of images; the checkpoint's own when absent.
         held_out: evaluation during training.
         run: folder of metrics and states.
@@ -123,6 +135,7 @@ class FinetuneRun(FinetuneRecipe):
     """
 
     model: ModelSettings
+    encoder: EncoderSettings | None = None
     images: Images | None = None
     data: Data
     held_out: HeldOut | None = None

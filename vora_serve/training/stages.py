@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +14,11 @@ from vora_serve.training.data import SampleSource
 from vora_serve.training.data_recipe import Data
 from vora_serve.training.distill import Teacher
 from vora_serve.training.embedder import init_embedder
+from vora_serve.training.encoder import EncoderEmbedding
 from vora_serve.training.features import FeatureCache
 from vora_serve.training.held_out import HeldOutSet
 from vora_serve.training.identity import Identity, parts_identity, recipe_identity
+from vora_serve.training.llava import export_llava
 from vora_serve.training.loop import train
 from vora_serve.training.lora import attach_lora, check_trainable
 from vora_serve.training.recipe import (
@@ -156,6 +159,9 @@ def finetune(
 ) -> Path:
     """Train the whole merged model: LLM and embedder (section 4.1).
 
+    A model with a vision tower in the embedder's place (:mod:`vora_serve.training.encoder`) is
+    trained in the same way, and exported as a LLaVA checkpoint.
+
     Args:
         model: a merged model; changed in place.
         processor: fixed or native resolution; native may be adopted only here.
@@ -185,16 +191,14 @@ def finetune(
     module = TrainingModel(model, None, Distillation(mode="none"), StepOptions.of(recipe))
 
     def write(folder: Path, replace: bool) -> None:
+        texts = files() if callable(files) else files
+        kept: dict[str, Any] = {"dtype": dtype, "files": texts, "overwrite": replace}
         export(
             iter(model.state_dict().items()),
-            lambda tensors: export_checkpoint(
-                folder,
-                model.config,
-                tensors,
-                processor,
-                dtype=dtype,
-                files=files() if callable(files) else files,
-                overwrite=replace,
+            lambda tensors: (
+                export_llava(folder, model, tensors, processor, **kept)
+                if isinstance(model.vision_embedding, EncoderEmbedding)
+                else export_checkpoint(folder, model.config, tensors, processor, **kept)
             ),
             sharded=recipe.optimisation.sharding != "none",
         )

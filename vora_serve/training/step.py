@@ -1,6 +1,7 @@
 """One training step's losses: language modelling, and distillation while pretraining."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from model_plugin import ConfigError, VoRAForCausalLM
 from vora_serve.training.attention import Rule, attention_for
 from vora_serve.training.data import Batch
 from vora_serve.training.distill import AuxHeads, Teacher, captured, distilled_blocks
+from vora_serve.training.encoder import EncoderEmbedding
 from vora_serve.training.features import FeatureCache, fit_grid
 from vora_serve.training.identity import fingerprint
 from vora_serve.training.recipe import Distillation, Recipe
@@ -124,7 +126,8 @@ class TrainingModel(nn.Module):
             batch.pixel_values if has_images else None,
             batch.image_grid_hw if has_images else None,
         )
-        if not has_images and self.options.touch_all:
+        only_images_train = not any(p.requires_grad for p in model.llm.parameters())
+        if not has_images and (self.options.touch_all or only_images_train):
             # Into the blocks, so that the first one's backward pass is watched here as elsewhere.
             embeds = embeds + unused_terms(self).to(embeds.dtype)
         wanted = self.blocks if has_images else []
@@ -247,11 +250,14 @@ def unused_terms(module: TrainingModel) -> torch.Tensor:
     """Zero, through every parameter that a batch without images leaves out.
 
     Sharded gradients are summed collectively: a process whose micro-batch has no image must still
-    take part for the embedder and the heads.
+    take part for the embedder and the heads. And where the LLM is frozen, a micro-batch without
+    images has nothing else to learn from.
     """
-    embedder = module.model.vision_embedding
-    device = embedder.out_proj.weight.device
-    grid, patch = embedder.merge_size, module.model.config.patch_dim
+    embedder: Any = module.model.vision_embedding
+    device = next(embedder.parameters()).device
+    is_encoder = isinstance(embedder, EncoderEmbedding)
+    grid: int = embedder.grid if is_encoder else embedder.merge_size
+    patch = module.model.config.patch_dim
     pixels = torch.zeros(grid**2, patch, device=device)
     tokens: torch.Tensor = embedder(pixels, torch.tensor([[grid, grid]], device=device))
     total = tokens.sum()
