@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,6 @@ def export_checkpoint(
             is full; then nothing is left behind.
     """
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise CheckpointError(f"{out} exists already; say overwrite to replace it.")
-    out.parent.mkdir(parents=True, exist_ok=True)
     config = VoRAConfig(**config.to_dict())
     config.architectures = ["VoRAForCausalLM"]
     if merged:
@@ -77,8 +75,7 @@ def export_checkpoint(
         config.image_token_id = processor.image_token_id
     if dtype is not None:
         config.dtype = dtype
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with new_folder(out, overwrite, check) as work:
         _write_weights(work, config, tensors, dtype, max_shard_bytes)
         config.save_pretrained(str(work))
         if processor is not None:
@@ -89,18 +86,43 @@ def export_checkpoint(
         texts[GENERATION_FILE] = json.dumps(generation, indent=2) + "\n"
         for name, text in texts.items():
             (work / name).write_text(text, encoding="utf-8")
+    return out
+
+
+@contextmanager
+def new_folder(
+    out: Path, overwrite: bool, check: Callable[[Path], object] | None = None
+) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its name only when it is complete.
+
+    Args:
+        out: folder to make.
+        overwrite: replace it if it exists.
+        check: called with the complete folder before it takes its name; raises to refuse it.
+
+    Yields:
+        The folder to write to.
+
+    Raises:
+        CheckpointError: ``out`` exists, or the disk is full; then nothing is left behind.
+    """
+    if out.exists() and not overwrite:
+        raise CheckpointError(f"{out} exists already; say overwrite to replace it.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield work
         work.chmod(0o755)
-        sync_files(work)
+        for file in work.iterdir():
+            file.chmod(0o644)
+        _sync(work)
         if check is not None:
             check(work)
-        take_name(work, out)
+        _take_name(work, out)
     except OSError as error:
-        shutil.rmtree(work, ignore_errors=True)
         raise CheckpointError(f"{out} could not be written: {error.strerror or error}.") from error
-    except BaseException:
+    finally:
         shutil.rmtree(work, ignore_errors=True)
-        raise
-    return out
 
 
 def merge_checkpoint(
@@ -213,7 +235,7 @@ def _write_weights(
             )
 
 
-def take_name(work: Path, out: Path) -> None:
+def _take_name(work: Path, out: Path) -> None:
     """Put a complete folder in its place; what stood there goes only once it is aside."""
     if not out.exists():
         work.rename(out)
@@ -224,7 +246,7 @@ def take_name(work: Path, out: Path) -> None:
     shutil.rmtree(aside.parent, ignore_errors=True)
 
 
-def sync_files(folder: Path) -> None:
+def _sync(folder: Path) -> None:
     """Have the files on disk before the folder takes its name."""
     for file in folder.iterdir():
         descriptor = os.open(file, os.O_RDONLY)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from model_plugin import IMAGE_TOKEN, CheckpointError, ImageSettings
-from model_plugin.export import sync_files, take_name
+from model_plugin.export import new_folder
 from vora_serve.base import gguf
 from vora_serve.base.source import Source, find_source, load_source
 from vora_serve.base.template import fit_template, own_template
@@ -79,23 +77,13 @@ def import_base(
     add_rows(llm, tokenizer, new, trained)
     tokenizer.chat_template, what = fit_template(own)
     _end_answers(llm, tokenizer, own is None)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with new_folder(out, overwrite) as work:
         llm.save_pretrained(work, max_shard_size=_MAX_SHARD)
         tokenizer.save_pretrained(str(work))
         (work / "README.md").write_text(_card(source, new, what), encoding="utf-8")
         del llm
         if before is not None:
             check_base(work, before.ids, before.answers, tied=before.tied)
-        work.chmod(0o755)
-        for file in work.iterdir():
-            file.chmod(0o644)
-        sync_files(work)
-        take_name(work, out)
-    except OSError as error:
-        raise CheckpointError(f"{out} could not be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     yield f"Control tokens: {', '.join(new) + ' added' if new else 'none was missing'}."
     yield f"Chat template: {what}."
     if verify:

@@ -37,7 +37,7 @@ def _card(stage: str, recipe: BaseModel, plain: str, last: dict[str, dict[str, A
         "finetune": "A merged model, fine-tuned whole.",
     }[stage]
     if getattr(recipe, "encoder", None) is not None:
-        told = "LLaVA's architecture: a vision tower, a projector, and the LLM."
+        summary = "LLaVA's architecture: a vision tower, a projector, and the LLM."
     lines = ["---", "library_name: vora-serve", "pipeline_tag: image-text-to-text", "---", ""]
     lines += ["# VoRA model", "", summary, ""]
     data = getattr(recipe, "data", None)

@@ -8,8 +8,6 @@ a mean of 0, the mean colour is black.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,9 +30,8 @@ from model_plugin import (
 from model_plugin.export import (
     GENERATION_DEFAULTS,
     MAX_SHARD_BYTES,
+    new_folder,
     special_tokens,
-    sync_files,
-    take_name,
 )
 from model_plugin.tensors import TensorStream, write_tensor
 from vora_core.safetensors_io import ShardWriter
@@ -77,11 +74,7 @@ def export_llava(
         CheckpointError: ``out`` exists, a tensor is not finite, or the disk is full; then nothing
             is left behind.
     """
-    if out.exists() and not overwrite:
-        raise CheckpointError(f"{out} exists already; say overwrite to replace it.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with new_folder(out, overwrite) as work:
         _config(model, processor, dtype).save_pretrained(work)
         _write_processor(work, processor, model)
         room = [f"{name}{'x' * _LONGER}" for name in model.state_dict()]
@@ -94,13 +87,6 @@ def export_llava(
         GenerationConfig(**generation).save_pretrained(work)
         for name, text in (files or {}).items():
             (work / name).write_text(text, encoding="utf-8")
-        work.chmod(0o755)
-        sync_files(work)
-        take_name(work, out)
-    except OSError as error:
-        raise CheckpointError(f"{out} could not be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return out
 
 
