@@ -16,6 +16,9 @@ import psutil
 import pytest
 
 from tests.model_plugin.engine.harness import needs_vllm
+from vora_core.ready_pixels import MEDIA_TYPE, pack
+from vora_serve.gateway.images.data_url import encode_data_url
+from vora_serve.gateway.upstreams.announcement import announced
 
 # A refused connection to a Unix socket leaves httpx an unclosed one.
 pytestmark = [
@@ -37,6 +40,7 @@ def engine(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Clie
         *(sys.executable, "-m", "vora_serve.engine", "--model", str(MODEL), "--uds", str(socket)),
         *("--served-model-name", "m", "--enforce-eager", "--api-server-count", "2"),
         *("--shutdown-timeout", "120"),
+        *("--middleware", "model_plugin.engine.announce.AnnounceImages"),  # as serve has it
     ]
     environment = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -97,3 +101,30 @@ def test_two_servers_answer_and_finish_what_they_have(
     assert lines[-2:] == ["data: [DONE]", ""]
     assert process.wait(300) == 0
     assert not [child for child in psutil.wait_procs(servers, timeout=60)[1] if child.is_running()]
+
+
+def test_every_server_takes_pixels_that_are_ready(
+    engine: tuple[subprocess.Popen[bytes], httpx.Client], tmp_path: Path
+) -> None:
+    answers = set()
+    for _ in range(20):  # a connection each, so that both servers are met
+        transport = httpx.HTTPTransport(uds=str(tmp_path / "engine.sock"))
+        with httpx.Client(transport=transport, base_url="http://engine", timeout=300) as client:
+            cards = client.get("/v1/models").json()["data"]
+            settings = announced(cards)["m"]
+            side = settings.image_size
+            pixels = pack(bytes(range(256)) * (3 * side * side // 256), (side, side), settings)
+            url = encode_data_url(pixels, MEDIA_TYPE)
+            content = [{"type": "image_url", "image_url": {"url": url}}]
+            body = {
+                "model": "m",
+                "messages": [{"role": "user", "content": content}],
+                "max_tokens": 4,
+                "temperature": 0,
+            }
+            answer = client.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 200, answer.text
+            tokens = settings.image_size**2 // settings.unit**2
+            assert answer.json()["usage"]["prompt_tokens"] > tokens
+            answers.add(answer.json()["choices"][0]["message"]["content"])
+    assert len(answers) == 1
