@@ -22,6 +22,7 @@ from vora_core.geometry import ImageSettings
 from vora_core.gif import require_end
 from vora_core.image_files import Header, guarded
 from vora_core.png import essential_chunks
+from vora_core.png_pixels import fast_pixels
 from vora_core.tiff import load_strictly
 
 #: A scaled decoder leaves at least so many times the pixels of the final size along each side, so
@@ -37,7 +38,7 @@ class Decoded:
     """An image's pixels.
 
     Attributes:
-        pixels: an RGB image, or uint8 (H, W, 3), which only the JPEG decoder gives.
+        pixels: an RGB image, or uint8 (H, W, 3), which the fast decoders give.
         orientation: EXIF's, 1 to 8: how they are yet to be turned.
         plain: whether the file itself shows any decoder the same RGB pixels.
         content: the file without what does not decide its pixels, where that is known.
@@ -92,6 +93,9 @@ def decode(content: bytes, header: Header, *, least: tuple[int, int] | None = No
         return guarded(lambda: _decode_jpeg(content, least))
     if header.format == "PNG":
         content = essential_chunks(content)
+        samples = fast_pixels(content, header.width, header.height)
+        if samples is not None:
+            return _from_samples(samples, content)
     if header.format == "GIF":
         guarded(lambda: require_end(content))
     return guarded(lambda: _decode_with_pillow(content, header.format))
@@ -165,6 +169,15 @@ def _decode_with_pillow(content: bytes, name: str) -> Decoded:
             and "exif" not in image.info
         )
         return Decoded(to_rgb(image), orientation, plain, content)
+
+
+def _from_samples(samples: Any, content: bytes) -> Decoded:
+    """What a PNG's samples show, of which there are 1, 3 or 4 a pixel."""
+    channels = samples.shape[2]
+    if channels == 3:
+        return Decoded(samples, 1, plain=True, content=content)
+    image = Image.fromarray(samples[:, :, 0] if channels == 1 else samples)
+    return Decoded(to_rgb(image), 1, channels == 1, content)
 
 
 def _orientation(image: Image.Image) -> int:
