@@ -215,11 +215,41 @@ def seeing(folder: Path) -> None:
     sheet(drawn, len(drawn)).save(folder / "seeing.png", optimize=True)
 
 
+def adapters(folder: Path) -> None:
+    """Specialists: whole models with encoders, beside one LLM with vision adapters."""
+    figure, axes = canvas(9.6, 4.6)
+    axes.text(2, 43, "Specialists with vision encoders", fontsize=11, fontweight="bold")
+    axes.text(50, 43, "One LLM, a vision adapter for each request", fontsize=11, fontweight="bold")
+    kinds = (("documents", IMAGE_A), ("charts", IMAGE_B), ("scans", "#e9b9b0"))
+    for row, (name, colour) in enumerate(kinds):
+        y = 30 - 13 * row
+        box(axes, 2, y, 10, 8, name, colour)
+        box(axes, 15, y, 11, 8, "encoder,\nprojector", "#e6d6f2")
+        box(axes, 29, y, 15, 8, "LLM, tuned:\nanother copy", "#d5dffb")
+        arrow(axes, (12, y + 4), (15, y + 4))
+        arrow(axes, (26, y + 4), (29, y + 4))
+    for row, (name, colour) in enumerate(kinds):
+        y = 33 - 9 * row
+        box(axes, 50, y, 10, 6, name, colour)
+        box(axes, 63, y, 12, 6, "embedder", colour)
+        arrow(axes, (60, y + 3), (63, y + 3))
+        arrow(axes, (75, y + 3), (79, y + 3))
+        box(axes, 82.5, y, 10, 6, "LoRA", colour)
+    box(axes, 50, 4, 10, 6, "text", TEXT)
+    arrow(axes, (60, 7), (79, 7))
+    shape = FancyBboxPatch(
+        (79, 1), 17, 40, boxstyle="round,pad=0,rounding_size=1.2", fc="none", ec=ACCENT, lw=1.6
+    )
+    axes.add_patch(shape)
+    axes.text(87.5, 7, "LLM,\nunchanged", ha="center", va="center", fontsize=9)
+    save(figure, folder, "adapters")
+
+
 def main() -> None:
     """Draw all of them."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "images" / "concepts"
     folder.mkdir(parents=True, exist_ok=True)
-    for draw in (architecture, attention_rule, segments, patches, seeing):
+    for draw in (architecture, attention_rule, segments, patches, seeing, adapters):
         draw(folder)
 
 

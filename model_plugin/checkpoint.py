@@ -4,7 +4,7 @@ Tensor names and shapes are those of :mod:`vora_core.layout`; tensors come from
 :mod:`model_plugin.tensors`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from model_plugin.config import VoRAConfig
+from model_plugin.processor import VoRAProcessor
 from model_plugin.tensors import TensorFiles, merge_lora
 from vora_core.checkpoint import CheckpointHeader, find_image_token_id
 from vora_core.errors import CheckpointError, ConfigError
@@ -74,6 +75,11 @@ class Checkpoint:
         return cls(locate(path, **hub), config)
 
     @property
+    def llm_folder(self) -> Path:
+        """The folder with the LLM's weights."""
+        return self.path
+
+    @property
     def files(self) -> dict[str, Path]:
         """The weight file of each tensor."""
         return self.weights.files
@@ -102,6 +108,14 @@ class Checkpoint:
     def layout(self) -> Literal["pretraining", "merged"]:
         """``pretraining``: LoRA factors beside the base weights; ``merged``: one weight a layer."""
         return "pretraining" if self.lora_modules else "merged"
+
+    def processor(self) -> VoRAProcessor:
+        """Its processor.
+
+        Raises:
+            CheckpointError: files are missing, or the tokenizer has no ``<|image_pad|>``.
+        """
+        return VoRAProcessor.from_pretrained(self.path, config=self.config)
 
     def tensor(self, name: str, rows: range | None = None) -> torch.Tensor:
         """One tensor, or consecutive rows of it, in the dtype it is stored in.
@@ -166,8 +180,21 @@ def read_config(folder: Path) -> VoRAConfig:
     """
     header = CheckpointHeader.open(folder)
     header.require_vora()
+    return vora_config(header.config, folder)
+
+
+def vora_config(keys: Mapping[str, Any], folder: Path) -> VoRAConfig:
+    """The configuration of these keys.
+
+    Args:
+        keys: the contents of a ``config.json``.
+        folder: where they come from.
+
+    Raises:
+        ConfigError: a value does not fit.
+    """
     try:
-        return VoRAConfig(**header.config)
+        return VoRAConfig(**keys)
     except ConfigError:
         raise
     except (StrictDataclassError, TypeError, ValueError) as error:

@@ -183,7 +183,7 @@ class VoRAConfig(PreTrainedConfig):
 #: Keys that every transformers configuration writes and that describe the file, not the LLM.
 _NOT_THE_LLMS = frozenset(
     {"model_type", "architectures", "auto_map", "transformers_version", "dtype", "torch_dtype"}
-    | {"_name_or_path", "llm", "reuse_aux_vision_embedding_layers"}
+    | {"_name_or_path", "llm", "reuse_aux_vision_embedding_layers", "vision_host"}
 )
 
 

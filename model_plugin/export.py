@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 
-from model_plugin.checkpoint import Checkpoint, expected_shapes
+from model_plugin.adapted import open_source
+from model_plugin.checkpoint import expected_shapes
 from model_plugin.config import VoRAConfig
 from model_plugin.processor import VoRAProcessor
 from model_plugin.tensors import TensorStream, write_tensor
@@ -129,6 +130,7 @@ def merge_checkpoint(
     source: str | Path,
     out: str | Path,
     *,
+    base: str | Path | None = None,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     files: Mapping[str, str] | None = None,
@@ -138,8 +140,9 @@ def merge_checkpoint(
     """Merge a pretraining checkpoint's LoRA factors and export the result, a tensor at a time.
 
     Args:
-        source: checkpoint in any layout; extra biases are kept.
+        source: checkpoint in any layout, extra biases are kept; or a vision adapter.
         out: folder to make.
+        base: the LLM that a vision adapter was trained on; for adapters only.
         dtype: dtype of the weights on disk; the source's when absent.
         max_shard_bytes: a new weight file begins where this would be exceeded.
         files: further text files by name.
@@ -149,9 +152,9 @@ def merge_checkpoint(
     Raises:
         CheckpointError: ``source`` is no complete checkpoint, ``out`` exists, or the two disagree.
     """
-    checkpoint = Checkpoint.open(source)
+    checkpoint = open_source(source, base)
     checkpoint.check()
-    processor = VoRAProcessor.from_pretrained(checkpoint.path, config=checkpoint.config)
+    processor = checkpoint.processor()
     texts: dict[str, str] = dict(files or {})
     kept = checkpoint.path / GENERATION_FILE
     if kept.is_file():

@@ -39,6 +39,17 @@ def probe_logits(checkpoint: Checkpoint, vocabulary: int) -> torch.Tensor:
         return _run(checkpoint, files, vocabulary)
 
 
+def compare_probes(one: Checkpoint, two: Checkpoint) -> float:
+    """How far two checkpoints of one LLM are apart on the probe.
+
+    Returns:
+        Root of the mean squared difference of logits, relative to the first one's.
+    """
+    vocabulary = min(one.config.vocab_size, 4 * _HEAD_ROWS)
+    first, second = probe_logits(one, vocabulary), probe_logits(two, vocabulary)
+    return float((first - second).pow(2).mean().sqrt() / first.pow(2).mean().sqrt())
+
+
 def verify_merge(source: Checkpoint, merged: Path) -> float:
     """Compare a merged checkpoint with what it was merged from.
 
@@ -53,9 +64,7 @@ def verify_merge(source: Checkpoint, merged: Path) -> float:
         CheckpointError: they differ by more than rounding explains.
     """
     other = Checkpoint.open(merged)
-    vocabulary = min(source.config.vocab_size, 4 * _HEAD_ROWS)
-    one, two = probe_logits(source, vocabulary), probe_logits(other, vocabulary)
-    difference = float((one - two).pow(2).mean().sqrt() / one.pow(2).mean().sqrt())
+    difference = compare_probes(source, other)
     name = next(n for n in other.files if n.endswith("q_proj.weight"))
     dtype = other.tensor(name, range(1)).dtype
     allowed = TOLERANCES.get(dtype, 0.2)

@@ -21,6 +21,7 @@ with it (2: usage, configuration, checkpoint; 1: the rest) and the HTTP status t
         ├── NotFoundError              404
         ├── MethodNotAllowedError      405
         ├── RequestTimeoutError        408, the client sent its request too slowly
+        ├── ConflictError              409, what is asked for is in use, taken or without room
         ├── RequestTooLargeError       413
         │   └── ImageTooLargeError     413, an image exceeds a limit
         ├── UnsupportedMediaTypeError  415
@@ -188,6 +189,14 @@ class RequestTimeoutError(APIError):
     status = 408
     error_type = "timeout_error"
     default_code = "request_timeout"
+
+
+class ConflictError(APIError):
+    """409: a name is taken or in use, or there is no room for another."""
+
+    status = 409
+    error_type = "invalid_request_error"
+    default_code = "conflict"
 
 
 class RequestTooLargeError(APIError):

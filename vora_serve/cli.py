@@ -19,6 +19,7 @@ from vora_serve.demo.cli import app as demo_app
 from vora_serve.engine_flags import ENGINE_ARGS, EngineCommand
 from vora_serve.evaluation.cli import app as evaluation_app
 from vora_serve.explain.cli import app as explain_app
+from vora_serve.export_cli import app as export_app
 from vora_serve.keys import app as keys_app
 from vora_serve.training.cli import app as training_app
 
@@ -34,7 +35,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(keys_app, name="keys")
 app.add_typer(base_app, name="base")
 app.add_typer(demo_app, name="demo")
-for commands in (training_app, evaluation_app, explain_app):
+for commands in (training_app, export_app, evaluation_app, explain_app):
     app.add_typer(commands)
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
@@ -92,6 +93,16 @@ ModelArgument = Annotated[
     str | None,
     typer.Argument(metavar="[MODEL]", help="VoRA checkpoint: folder or Hugging Face hub id."),
 ]
+AdapterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PATH",
+        help="Vision adapter beside a plain LLM, as a model of this name; repeatable.",
+    ),
+]
+AdaptersFolder = Annotated[
+    Path | None, typer.Option(help="Folder whose adapters may be loaded at run time.")
+]
 ModelOption = Annotated[str | None, typer.Option("--model", help="The same as the argument.")]
 
 
@@ -112,6 +123,8 @@ def serve(
     served_model_name: Annotated[
         list[str] | None, typer.Option(help="Model name that requests use; repeatable.")
     ] = None,
+    vision_adapter: AdapterOption = None,
+    adapters_folder: AdaptersFolder = None,
     workers: Annotated[int | None, typer.Option(help="Gateway processes [1].")] = None,
     keys: Annotated[
         Path | None, typer.Option(help="YAML file with the hashes of API keys.")
@@ -149,6 +162,8 @@ def serve(
     put("engine", "model", _one_model(model, model_option))
     put("engine", "served_model_name", served_model_name)
     put("engine", "args", engine_args)
+    put("engine", "vision_adapters", _adapters(vision_adapter) or None)
+    put("engine", "adapters_folder", str(adapters_folder) if adapters_folder else None)
     put("server", "host", host)
     put("server", "port", port)
     put("server", "workers", workers)
@@ -159,6 +174,23 @@ def serve(
     if upstream:
         flags["upstreams"] = upstream
     raise typer.Exit(run_service(config, flags, verbose))
+
+
+def _adapters(given: list[str] | None) -> dict[str, str]:
+    """Name to folder of ``NAME=PATH`` entries.
+
+    Raises:
+        ConfigError: an entry has another form, or a name comes twice.
+    """
+    adapters: dict[str, str] = {}
+    for entry in given or []:
+        name, sign, path = entry.partition("=")
+        if not name or not sign or not path:
+            raise ConfigError(f"--vision-adapter takes NAME=PATH, not {entry}.")
+        if name in adapters:
+            raise ConfigError(f"Two vision adapters are called {name}.")
+        adapters[name] = path
+    return adapters
 
 
 def _one_model(argument: str | None, option: str | None) -> str | None:
@@ -177,9 +209,11 @@ def engine(
     ] = None,
     uds: Annotated[Path | None, typer.Option(help="Unix socket instead of a port.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    vision_adapter: AdapterOption = None,
+    adapters_folder: AdaptersFolder = None,
 ) -> None:
     """Run the engine without the gateway. Unknown options are passed to vLLM."""
-    from vora_serve.engine import check_checkpoint, check_engine_installed
+    from vora_serve.engine import AdapterFlags, check_checkpoint, check_engine_installed
     from vora_serve.engine.launch import engine_command, engine_environment, safe_flags
     from vora_serve.gateway.listen import bind
 
@@ -188,7 +222,9 @@ def engine(
         raise ConfigError("Give a model: vora-serve engine MODEL, or --model MODEL.")
     if uds is not None and port is not None:
         raise ConfigError("Give either --port or --uds, not both.")
-    checkpoint = check_checkpoint(location)
+    _adapters(vision_adapter)
+    adapters = AdapterFlags(vision_adapter or [], adapters_folder)
+    checkpoint = check_checkpoint(location, host=bool(adapters))
     check_engine_installed()
     command = [*engine_command(), "--model", checkpoint.location]
     args: list[str] = context.meta[ENGINE_ARGS]
@@ -206,6 +242,7 @@ def engine(
     for flag, values in safe_flags(16).items():
         if flag not in given:
             command += [flag, *values]
+    command += adapters.command()
     environment = engine_environment(os.environ, None)
     os.execve(sys.executable, [*command, *args], environment)
 
@@ -248,12 +285,26 @@ def chat(
 
 @app.command()
 def inspect(
-    path: Annotated[str, typer.Argument(help="VoRA checkpoint: folder or Hugging Face hub id.")],
+    path: Annotated[
+        str,
+        typer.Argument(help="VoRA checkpoint, folder or Hugging Face hub id; or a vision adapter."),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    base: Annotated[
+        Path | None, typer.Option(help="Of a vision adapter: the LLM to check it against.")
+    ] = None,
 ) -> None:
-    """Describe a checkpoint, and check whether it can be served. Loads no weights."""
-    from vora_serve import inspection
+    """Describe a checkpoint or a vision adapter, and check whether it can be served."""
+    from vora_core.adapter import is_adapter
+    from vora_serve import adapter_inspection, inspection
 
+    if is_adapter(Path(path)):
+        adapter = adapter_inspection.inspect_adapter(Path(path), base)
+        as_text = adapter_inspection.describe
+        _say(adapter_inspection.as_json(adapter) if as_json else as_text(adapter))
+        raise typer.Exit(0 if adapter.can_be_served else 1)
+    if base is not None:
+        raise ConfigError(f"{path} is not a vision adapter, so it goes without --base.")
     found = inspection.inspect(path)
     _say(inspection.as_json(found) if as_json else inspection.describe(found))
     raise typer.Exit(0 if found.can_be_served else 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
@@ -134,9 +134,9 @@ def inspect(location: str | Path) -> Inspection:
             llm=_llm(config),
             lora=_lora(lora, shapes),
             extra_biases=dict(Counter(name.split(".", 3)[3] for name in config["extra_biases"])),
-            vision=_vision(config),
-            resolution=_resolution(settings) if settings else "unknown",
-            image_tokens=_image_tokens(settings) if settings else {},
+            vision=describe_vision(config),
+            resolution=describe_resolution(settings) if settings else "unknown",
+            image_tokens=image_tokens(settings) if settings else {},
             served_parameters=parameters["llm"] + parameters["vision"],
             kv_bytes_per_token=header.kv_bytes_per_token(2),
             context=int(config["max_position_embeddings"]),
@@ -242,7 +242,8 @@ def _lora(modules: list[str], shapes: Mapping[str, Shape]) -> str:
     return f"rank {rank} on {len(modules)} linear layers of {len(layers)} blocks"
 
 
-def _vision(config: Mapping[str, Any]) -> str:
+def describe_vision(config: Mapping[str, Any]) -> str:
+    """Patches, attention and positions, in words."""
     patch = config.get("patch_size", 14)
     grid = config.get("image_size", 448) // patch
     attention = "bidirectional" if _bidirectional(config) else "causal"
@@ -259,7 +260,8 @@ def _vision(config: Mapping[str, Any]) -> str:
     )
 
 
-def _resolution(settings: ImageSettings) -> str:
+def describe_resolution(settings: ImageSettings) -> str:
+    """The resolution policy, in words."""
     if settings.resolution == "fixed":
         return (
             f"fixed: padded to a square, {settings.image_size}x{settings.image_size} px, "
@@ -271,7 +273,8 @@ def _resolution(settings: ImageSettings) -> str:
     )
 
 
-def _image_tokens(settings: ImageSettings) -> dict[str, int | str]:
+def image_tokens(settings: ImageSettings) -> dict[str, int | str]:
+    """Tokens of an image of common sizes, or why it has none."""
     tokens: dict[str, int | str] = {}
     for width, height in COMMON_SIZES:
         try:
@@ -303,6 +306,11 @@ def describe(found: Inspection) -> str:
                      f"{amount(found.kv_bytes_per_token * found.context)} for a full context"),
         ("can be served", "yes" if found.can_be_served else "no: " + " ".join(found.problems)),
     ]  # fmt: skip
+    return table(rows)
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Labels and values in two columns."""
     width = max(len(label) for label, _ in rows)
     return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
 

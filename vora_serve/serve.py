@@ -15,9 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vora_core.adapter import AdapterHeader
 from vora_core.errors import ConfigError, VoRAError
 from vora_core.installation import program
 from vora_serve.engine import (
+    AdapterFlags,
     EngineLaunch,
     EngineSupervisor,
     ServedCheckpoint,
@@ -67,9 +69,34 @@ def check_settings(settings: Settings) -> ServedCheckpoint | None:
         )
     if settings.engine.model is None:
         return None
-    checkpoint = check_checkpoint(settings.engine.model)
+    host = bool(_adapter_flags(settings))
+    for folder in settings.engine.vision_adapters.values():
+        AdapterHeader.open(folder)
+    checkpoint = check_checkpoint(settings.engine.model, host=host)
     check_engine_installed()
     return checkpoint
+
+
+def _adapter_flags(settings: Settings) -> AdapterFlags:
+    """Vision adapters as the settings have them.
+
+    Raises:
+        ConfigError: limits are given, but no adapters.
+    """
+    engine = settings.engine
+    flags = AdapterFlags(
+        [f"{name}={folder}" for name, folder in engine.vision_adapters.items()],
+        engine.adapters_folder,
+        engine.max_adapters,
+        engine.adapter_rank,
+        engine.adapter_image_tokens,
+    )
+    for name in ("max_adapters", "adapter_rank", "adapter_image_tokens"):
+        if not flags and getattr(engine, name) is not None:
+            raise ConfigError(
+                f"engine.{name} goes with engine.vision_adapters or engine.adapters_folder."
+            )
+    return flags
 
 
 class Service:
@@ -183,6 +210,7 @@ class Service:
             args=engine.args,
             max_images=self._settings.images.max_count,
             cpu_kvcache_gib=engine.cpu_kvcache_gib,
+            adapters=_adapter_flags(self._settings) or None,
         )
         return EngineSupervisor(
             launch,

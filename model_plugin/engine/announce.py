@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import asdict
 from typing import Any
 
+from model_plugin.engine.adapters.registry import registry
 from vora_core.ready_pixels import ANNOUNCEMENT
 
 Message = MutableMapping[str, Any]
@@ -53,13 +54,18 @@ class AnnounceImages:
         await self._app(scope, receive, gather)
 
     def _with_settings(self, body: bytes, scope: Message) -> bytes:
-        if self._settings is None:
+        adapters = registry()
+        if self._settings is None and adapters is None:
             self._settings = image_settings(scope["app"].state.vllm_config.model_config)
-        if not self._settings:
+        if not self._settings and adapters is None:
             return body
         answer = json.loads(body)
         for card in answer["data"]:
-            card[ANNOUNCEMENT] = self._settings
+            adapter = adapters.loaded.get(card["id"]) if adapters is not None else None
+            if adapter is not None:
+                card[ANNOUNCEMENT] = asdict(adapter.settings)
+            elif adapters is None:
+                card[ANNOUNCEMENT] = self._settings
         return json.dumps(answer).encode()
 
 

@@ -7,6 +7,7 @@ from vllm.logger import init_logger
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from model_plugin.config import VoRAConfig
+from model_plugin.engine.adapters.settings import HOST_MODE, limits_of
 from model_plugin.engine.choose_attention import choose_attention
 from model_plugin.engine.compat import make_llvmlite_readable
 from model_plugin.engine.memory import require_memory
@@ -39,13 +40,14 @@ class VoRAEngineConfig(VerifyAndUpdateConfig):
         from model_plugin.processor import image_token_id
 
         config = _vora_config(model_config)
-        if model_config.tokenizer_mode not in ("auto", "hf", TOKENIZER_MODE):
+        host = limits_of(config) is not None
+        if model_config.tokenizer_mode not in ("auto", "hf", TOKENIZER_MODE, HOST_MODE):
             raise ConfigError(
                 f"--tokenizer-mode {model_config.tokenizer_mode} does not work with VoRA; leave it "
                 "out."
             )
         # Chat through this renderer only: it keeps what users write from becoming control tokens.
-        model_config.tokenizer_mode = TOKENIZER_MODE
+        model_config.tokenizer_mode = HOST_MODE if host else TOKENIZER_MODE
         if model_config.skip_tokenizer_init:
             raise ConfigError("--skip-tokenizer-init does not work with VoRA; leave it out.")
         if model_config.enable_prompt_embeds:
@@ -66,7 +68,8 @@ class VoRAEngineConfig(VerifyAndUpdateConfig):
             config.image_token_id = image_token_id(cached_tokenizer_from_config(model_config))
         # Cascade attention would treat a shared image as a causal prefix.
         model_config.disable_cascade_attn = True
-        _keep_greedy_defaults(model_config)
+        if not host:  # where the LLM's own text is answered as vLLM does
+            _keep_greedy_defaults(model_config)
 
     @staticmethod
     def verify_and_update_config(vllm_config: "VllmConfig") -> None:

@@ -181,7 +181,7 @@ class VoRAMultiModalProcessor(BaseMultiModalProcessor[VoRAProcessingInfo]):
         out_mm_kwargs: MultiModalKwargsItems,
     ) -> Sequence[PromptUpdate]:
         image_token = self.info.processor.image_token_id
-        merged = self.info.get_hf_config().spatial_merge_size ** 2
+        merged = self.info.settings(hf_processor_mm_kwargs).merge_size ** 2
 
         def tokens(item_idx: int) -> list[int]:
             grid: Any = out_mm_kwargs["image"][item_idx]["image_grid_hw"].data

@@ -29,12 +29,16 @@ def register() -> None:
     from vllm.tokenizers.registry import TokenizerRegistry
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
+    from model_plugin.engine.adapters.settings import HOST_ARCHITECTURE, HOST_MODE
     from model_plugin.engine.config_hook import TOKENIZER_MODE, VoRAEngineConfig
 
     ModelRegistry.register_model(
         ARCHITECTURE, "model_plugin.engine.model:VoRAForConditionalGeneration"
     )
-    MODELS_CONFIG_MAP[ARCHITECTURE] = VoRAEngineConfig
+    ModelRegistry.register_model(
+        HOST_ARCHITECTURE, "model_plugin.engine.adapters.model:VoRAHostForConditionalGeneration"
+    )
+    MODELS_CONFIG_MAP[ARCHITECTURE] = MODELS_CONFIG_MAP[HOST_ARCHITECTURE] = VoRAEngineConfig
     # Other models keep the stock behaviour: the backend looks at the model that it serves.
     register_backend(
         AttentionBackendEnum.CPU_ATTN,
@@ -45,8 +49,11 @@ def register() -> None:
         AttentionBackendEnum.CUSTOM,
         "model_plugin.engine.attention_cuda.SpanFlashAttentionBackend",
     )
-    TokenizerRegistry.register(TOKENIZER_MODE, "vllm.tokenizers.hf", "CachedHfTokenizer")
+    for mode in (TOKENIZER_MODE, HOST_MODE):
+        TokenizerRegistry.register(mode, "vllm.tokenizers.hf", "CachedHfTokenizer")
     RENDERER_REGISTRY.register(TOKENIZER_MODE, "model_plugin.engine.renderer", "VoRARenderer")
+    RENDERER_REGISTRY.register(HOST_MODE, "model_plugin.engine.adapters.renderer", "HostRenderer")
+    _group_lora_on_cpu()
     _take_ready_images()
     _keep_processed_images_in_front()
     _end_soon()
@@ -65,6 +72,16 @@ def _end_soon() -> None:
 
     if multiprocessing.parent_process() is not None:
         atexit.register(gc.freeze)
+
+
+def _group_lora_on_cpu() -> None:
+    """Compute LoRA on CPU adapter by adapter, which leaves tokens without one alone."""
+    from vllm.platforms.cpu import CpuPlatform
+
+    def wrapper(_: type[CpuPlatform]) -> str:
+        return "model_plugin.engine.lora_cpu.GroupedLoRA"
+
+    CpuPlatform.get_punica_wrapper = classmethod(wrapper)
 
 
 def _take_ready_images() -> None:

@@ -25,12 +25,14 @@ def test_shells_complete_commands(shell: str) -> None:
     kind = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}[shell]
     complete = kind(get_command(app), {}, "vora-serve", "_VORA_SERVE_COMPLETE")
     assert {item.value for item in complete.get_completions([], "e")} == {
-        "engine", "evaluate", "explain",
+        "engine", "evaluate", "explain", "export",
     }  # fmt: skip
     assert "--upstream" in {item.value for item in complete.get_completions(["serve"], "--u")}
     for command, option in (("pretrain", "--dry-run"), ("evaluate", "--suite")):
         assert option in {item.value for item in complete.get_completions([command], option[:4])}
-    assert {item.value for item in complete.get_completions(["demo"], "")} == {"train", "image"}
+    assert {item.value for item in complete.get_completions(["demo"], "")} == {
+        "train", "adapters", "image",
+    }  # fmt: skip
 
 
 def test_completion_can_be_installed() -> None:

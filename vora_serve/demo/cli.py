@@ -44,6 +44,30 @@ def train(
     sys.stdout.write(f"\nThe model is in {out}.\n")
 
 
+@app.command(needs="train")
+def adapters(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Changes to the recipe: key=value; dots separate nested keys."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Recipe (YAML file) [the adapters' own].")
+    ] = None,
+    run: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/demo"),
+) -> None:
+    """Train the demo's LLM on text, and two vision adapters on it; write a report."""
+    import transformers
+
+    from vora_serve.demo.adapters import ADAPTERS_RECIPE, read_adapters_recipe, train_adapters
+    from vora_serve.demo.recipe import read_demo_recipe
+
+    transformers.logging.set_verbosity_error()
+    recipe = read_adapters_recipe(config or ADAPTERS_RECIPE, overrides)
+    out = train_adapters(read_demo_recipe(), recipe, run)
+    sys.stdout.write((out / "README.md").read_text(encoding="utf-8"))
+    sys.stdout.write(f"\nThe LLM and its adapters are in {out}.\n")
+
+
 @app.command("image", formerly="picture")
 def draw_image(
     file: Annotated[Path, typer.Argument(help="PNG file to write.")],

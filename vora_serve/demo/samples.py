@@ -46,6 +46,7 @@ class Images:
         text_share: part of the samples that are text alone.
         max_questions: most questions about one image.
         family_weights: how often each family is asked about a scene, 1 where it is not said.
+        shapes: number of shapes in a scene; 1 to 4 where None.
     """
 
     def __init__(
@@ -57,11 +58,13 @@ class Images:
         text_share: float = 0.1,
         max_questions: int = 4,
         family_weights: Mapping[Family, float] | None = None,
+        shapes: int | None = None,
     ) -> None:
         self.seed, self.split = seed, split
         self.digit_share, self.text_share = digit_share, text_share
         self.max_questions = max_questions
         self.family_weights = family_weights or {}
+        self.shapes = shapes
 
     def __getitem__(self, index: int) -> Sample:
         """The sample at ``index``."""
@@ -74,7 +77,7 @@ class Images:
             if rng.random() < CAPTION_SHARE:
                 turns = [(describe_request(rng), digit_caption(drawn.digit))]
             return Sample(conversation(turns, with_image=True), [drawn.image])
-        scene = random_scene(self.seed, self.split, index)
+        scene = random_scene(self.seed, self.split, index, count=self.shapes)
         questions = by_weight(scene_questions(scene, rng), self.family_weights, rng)
         questions = only_seen(questions)[: self.max_questions]
         turns = [(q.text, q.answer) for q in questions]

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from vora_core.adapter import open_base
 from vora_core.checkpoint import CheckpointHeader, weight_files
 from vora_core.errors import CheckpointError
 
@@ -23,11 +24,12 @@ class ServedCheckpoint:
     local: bool
 
 
-def check_checkpoint(model: str) -> ServedCheckpoint:
+def check_checkpoint(model: str, *, host: bool = False) -> ServedCheckpoint:
     """Look at a checkpoint before an engine is started for it.
 
     Args:
         model: A directory, or a hub id such as ``org/name``.
+        host: Whether it is a plain LLM, for vision adapters beside it.
 
     Raises:
         CheckpointError: it is missing, of another kind, or has no weights or tokenizer.
@@ -39,8 +41,11 @@ def check_checkpoint(model: str) -> ServedCheckpoint:
         raise CheckpointError(f"The model path {model} does not exist.")
     if not path.is_dir():
         raise CheckpointError(f"The model path {model} is not a directory.")
-    header = CheckpointHeader.open(path)
-    header.require_vora()
+    if host:
+        header = open_base(path)
+    else:
+        header = CheckpointHeader.open(path)
+        header.require_vora()
     weight_files(path)
     if not header.has_tokenizer:
         raise CheckpointError(f"{model} has no tokenizer.")

@@ -31,6 +31,41 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
+class AdapterFlags:
+    """Vision adapters as an engine is told of them.
+
+    Args:
+        adapters: ``NAME=PATH`` of each.
+        folder: Where adapters may be loaded from at run time; from nowhere when None.
+        most: Most adapters at a time.
+        rank: Largest LoRA rank.
+        image_tokens: Most tokens of one image.
+    """
+
+    adapters: Sequence[str] = ()
+    folder: Path | None = None
+    most: int | None = None
+    rank: int | None = None
+    image_tokens: int | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.adapters) or self.folder is not None
+
+    def command(self) -> list[str]:
+        """The engine's flags."""
+        result = [part for entry in self.adapters for part in ("--vision-adapter", entry)]
+        for flag, value in (
+            ("--adapters-folder", self.folder),
+            ("--max-adapters", self.most),
+            ("--adapter-rank", self.rank),
+            ("--adapter-image-tokens", self.image_tokens),
+        ):
+            if value is not None:
+                result += [flag, str(value)]
+        return result
+
+
+@dataclass(frozen=True)
 class EngineLaunch:
     """How an engine is started.
 
@@ -41,6 +76,7 @@ class EngineLaunch:
         args: Further flags for vLLM, which win over the defaults here.
         max_images: Images per request.
         cpu_kvcache_gib: KV cache on a CPU, in GiB; from the machine's memory where absent.
+        adapters: Vision adapters beside the model, which is then a plain LLM.
     """
 
     model: str
@@ -49,6 +85,7 @@ class EngineLaunch:
     args: Sequence[str] = ()
     max_images: int = 16
     cpu_kvcache_gib: int | None = None
+    adapters: AdapterFlags | None = None
 
     def command(self) -> list[str]:
         """The engine's command line."""
@@ -59,6 +96,8 @@ class EngineLaunch:
         for flag, values in safe_flags(self.max_images).items():
             if flag not in given:
                 result += [flag, *values]
+        if self.adapters is not None:
+            result += self.adapters.command()
         return [*result, *self.args]
 
     def environment(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from vora_core.errors import NotFoundError, UnavailableError
+from vora_serve.gateway.adapter_routes import add_adapters
 from vora_serve.gateway.batches.routes import add_batches
 from vora_serve.gateway.context import SCOPE_KEY
 from vora_serve.gateway.counting import InputTokensResponse, TokenizeResponse
@@ -162,6 +163,7 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
     add_stored(app, state)
     _add_models(app, state)
     _add_operations(app, state)
+    add_adapters(app, state)
     batches = app.state.batches = add_batches(app, state)
     add_playground(app, state)
     _complete_openapi(app, keys_needed=not state.keys.open)

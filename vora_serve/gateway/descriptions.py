@@ -37,6 +37,7 @@ FIELDS: dict[str, str] = {
     "file_id": "The id of an uploaded file.",
     "file_url": "An http(s) URL of the file, which the gateway fetches under its rules.",
     "filename": "The file's name, for messages about it.",
+    "folder": "The folder's name inside the engines' `adapters_folder`.",
     "format": "The form that the answer, or a tool's input, has to have.",
     "frequency_penalty": "-2 to 2. Above 0, tokens become less likely each time they occur.",
     "function": "The function that is described, called or chosen.",
@@ -150,6 +151,8 @@ PARAMETERS: dict[str, str] = {
     "order": "`asc` or `desc`, by time.",
     "after": "Return what follows the item with this id.",
     "index": "An engine's place in the list of upstreams, from 0.",
+    "name": "The vision adapter's model name.",
+    "timeout_s": "Seconds that the adapter's requests may take; after that it stays loaded.",
 }
 
 

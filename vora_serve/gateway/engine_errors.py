@@ -59,6 +59,11 @@ def _message(body: bytes) -> tuple[str, str | None]:
     return str(message), param if isinstance(param, str) else None
 
 
+def message_of(body: bytes) -> str:
+    """What an engine's error says, fit for callers."""
+    return sanitise(_message(body)[0])
+
+
 def from_engine_error(status: int, body: bytes) -> APIError:
     """The error behind an engine's answer that is not 2xx."""
     raw, param = _message(body)

@@ -143,23 +143,29 @@ class _Generation:
             self._caller = f"batch {self._caller}"
             self._priority -= _OFFLINE
         self._relay: StreamRelay | None = None
+        self._model = ""
 
     async def serve(self, parsed: ParsedRequest) -> None:
         """All steps after parsing."""
         self._describe(parsed)
         await self._authorize(parsed)
+        with self._state.adapters.using(parsed.model):
+            usage = await self._generate(parsed)
+        if usage is not None:
+            self._count_tokens(usage)
+            limits = self._state.limits
+            await limits.use_tokens(self._caller, self._key.tokens, usage.total)
+            await limits.budgets.use(self._tenant, self._key.budgets, usage.total)
+
+    async def _generate(self, parsed: ParsedRequest) -> Usage | None:
+        """From images to the answer's end; what it used."""
         digest = await self._load_images(parsed)
         async with self._admitted():
             outgoing = self._outgoing(parsed, digest)
             async with self._state.forwarder.answer(outgoing, self._context) as answer:
                 parsed.forget()
                 self._share.release()
-                usage = await self._pass_on(parsed, answer)
-        if usage is not None:
-            self._count_tokens(usage)
-            limits = self._state.limits
-            await limits.use_tokens(self._caller, self._key.tokens, usage.total)
-            await limits.budgets.use(self._tenant, self._key.budgets, usage.total)
+                return await self._pass_on(parsed, answer)
 
     async def end_at_deadline(self) -> None:
         """Tell the client that time is up: as an event where a stream has begun.
@@ -188,6 +194,8 @@ class _Generation:
                 code="model_not_found",
             )
         state.balancer.require_model(parsed.model)
+        self._model = parsed.model
+        state.metrics.model_requests.labels(parsed.model).inc()
         state.images.check(parsed.images)
         state.documents.check(parsed.documents)
         await state.limits.take_request(self._caller, key.requests)
@@ -344,6 +352,7 @@ class _Generation:
             self._context.fields[f"{kind}_tokens"] = count
             if count:
                 self._state.metrics.tokens.labels(kind, self._key.name).inc(count)
+                self._state.metrics.model_tokens.labels(kind, self._model).inc(count)
 
 
 def _count_disconnect(state: GatewayState, context: RequestContext) -> None:

@@ -96,6 +96,18 @@ class Metrics:
             ["kind", "key"],
             registry=registry,
         )
+        self.model_requests = Counter(
+            "vora_gateway_model_requests",
+            "Requests taken, by model or vision adapter.",
+            ["model"],
+            registry=registry,
+        )
+        self.model_tokens = Counter(
+            "vora_gateway_model_tokens",
+            "Tokens by kind, as above, and by model or vision adapter.",
+            ["kind", "model"],
+            registry=registry,
+        )
         self.batch_requests = Counter(
             "vora_gateway_batch_requests",
             "Requests of batches, by outcome: completed, failed, retried.",

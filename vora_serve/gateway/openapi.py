@@ -76,6 +76,7 @@ _DESCRIPTIONS = {
     404: "No such model or page.",
     405: "Wrong method.",
     408: "The request was sent too slowly.",
+    409: "The name is taken or in use, or there is no room.",
     413: "The body is too large.",
     415: "The body is not JSON.",
     429: "A limit is reached; see Retry-After.",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 
+from vora_core.errors import APIError
+from vora_serve.gateway.adapters import Adapters
 from vora_serve.gateway.admission import FairQueue, KeyRing, RateLimits, TokenVerifier
 from vora_serve.gateway.audit import AuditLog
 from vora_serve.gateway.context import RequestContext
@@ -19,6 +22,8 @@ from vora_serve.gateway.settings import Settings, UpstreamSettings
 from vora_serve.gateway.stored import open_store
 from vora_serve.gateway.tracing import Tracer
 from vora_serve.gateway.upstreams import Balancer, HealthMonitor, Upstream
+
+logger = logging.getLogger("vora_serve.gateway.state")
 
 
 class GatewayState:
@@ -49,7 +54,8 @@ class GatewayState:
         self._resolver = resolver
         self.balancer = Balancer(self._upstreams(settings.upstreams), settings.routing)
         self.forwarder = Forwarder(self.balancer, settings.routing, self.metrics)
-        self.monitor = HealthMonitor(self.balancer, settings.routing, self._upstream_changed)
+        self.monitor = HealthMonitor(self.balancer, settings.routing, self._engine_changed)
+        self.adapters = Adapters(self.balancer, self.monitor, self.audit)
         self.active: set[Lifetime] = set()
         self.draining = False
         """Not ready any more, but requests are still taken."""
@@ -58,6 +64,7 @@ class GatewayState:
         self.before_metrics: list[Callable[[], None]] = []
         """Called, in a thread, before metrics are read."""
         self._tasks: list[asyncio.Task[None]] = []
+        self._restoring: set[asyncio.Task[None]] = set()
 
     def _upstreams(self, given: list[UpstreamSettings]) -> list[Upstream]:
         return [Upstream(upstream, self.settings.routing, upstream.url) for upstream in given]
@@ -78,9 +85,10 @@ class GatewayState:
 
     async def stop(self) -> None:
         """End everything that runs in the background."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._restoring]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.monitor.stop()
         for upstream in self.balancer.upstreams:
             upstream.pool.retire()
@@ -132,6 +140,19 @@ class GatewayState:
         self.metrics.upstream_up.labels(upstream.name).set(upstream.healthy)
         self.metrics.upstream_breaker.labels(upstream.name).set(not upstream.breaker.closed)
         self.metrics.upstream_in_flight.labels(upstream.name).set(upstream.in_flight)
+
+    def _engine_changed(self, upstream: Upstream) -> None:
+        self._upstream_changed(upstream)
+        if upstream.healthy:
+            self._restoring.add(task := asyncio.create_task(self._restore(upstream)))
+            task.add_done_callback(self._restoring.discard)
+
+    async def _restore(self, upstream: Upstream) -> None:
+        """Give an engine that came back the adapters that were loaded meanwhile."""
+        try:
+            await self.adapters.restore(upstream)
+        except APIError as error:
+            logger.error("engine %s did not take an adapter again: %s", upstream.name, error)
 
     async def _drop_stalled_clients(self) -> None:
         limit = self.settings.streams.write_timeout_s

@@ -3,7 +3,7 @@
 import yaml
 
 from model_plugin import ConfigError, VoRAError
-from model_plugin.checkpoint import Checkpoint
+from model_plugin.adapted import open_source
 from vora_serve.training.data import Tokeniser
 from vora_serve.training.estimate import Estimate, estimate
 from vora_serve.training.loader import check_division
@@ -70,7 +70,7 @@ def describe_merge(recipe: MergeRun) -> str:
     Raises:
         CheckpointError: the source is no complete checkpoint.
     """
-    checkpoint = Checkpoint.open(recipe.source)
+    checkpoint = open_source(recipe.source, recipe.base)
     checkpoint.check()
     biases = len(checkpoint.config.extra_biases or [])
     plain = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)

@@ -109,6 +109,7 @@ def run_merge(recipe: MergeRun, *, overwrite: bool = False) -> Iterator[str]:
     out = merge_checkpoint(
         recipe.source,
         recipe.out,
+        base=recipe.base,
         dtype=getattr(torch, recipe.dtype) if recipe.dtype is not None else None,
         max_shard_bytes=int(recipe.shard_gb * 1e9),
         files=checkpoint_files("merge", recipe, None),

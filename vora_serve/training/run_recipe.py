@@ -148,7 +148,8 @@ class MergeRun(Strict):
     """``vora-serve merge``.
 
     Attributes:
-        source: a pretraining checkpoint, ours or a released one.
+        source: a pretraining checkpoint, ours or a released one; or a vision adapter.
+        base: the LLM that a vision adapter was trained on, as transformers saves it.
         out: the merged checkpoint.
         dtype: of its weights; the source's when absent.
         shard_gb: gigabytes of one weight file.
@@ -156,6 +157,7 @@ class MergeRun(Strict):
     """
 
     source: str
+    base: str | None = None
     out: str
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     shard_gb: float = Field(default=1.0, gt=0)

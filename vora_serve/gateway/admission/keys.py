@@ -23,7 +23,7 @@ from vora_serve.gateway.settings import PositiveInt, Section
 
 logger = logging.getLogger("vora_serve.gateway.keys")
 
-Scope = Literal["generate", "models", "metrics"]
+Scope = Literal["generate", "models", "metrics", "admin"]
 
 KEY_PREFIX = "vora-"
 _DEFAULT_SCOPES: tuple[Scope, ...] = ("generate", "models")

@@ -7,14 +7,14 @@ import hashlib
 import logging
 import re
 import time
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import jwt
 from pydantic import ValidationError
 
 from vora_core.errors import AuthenticationError, ConfigError, UnavailableError
-from vora_serve.gateway.admission.keys import ApiKey
+from vora_serve.gateway.admission.keys import ApiKey, Scope
 from vora_serve.gateway.admission.limits import parse_limits
 from vora_serve.gateway.settings import TokenSettings
 
@@ -154,7 +154,7 @@ class TokenVerifier:
         try:
             if not isinstance(limits, dict) or not limits.keys() <= _LIMITS:
                 raise ValueError("limits")
-            known = [scope for scope in scopes if scope in ("generate", "models", "metrics")]
+            known = [scope for scope in scopes if scope in get_args(Scope)]
             key = ApiKey.model_validate(
                 {
                     "name": _label("jwt", str(claims[settings.name_claim])),

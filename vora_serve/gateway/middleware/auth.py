@@ -77,6 +77,8 @@ class AuthMiddleware:
                 needed = "metrics"
             elif scope["path"].startswith("/v1/models"):
                 needed = "models"
+            elif scope["path"].startswith("/admin/"):
+                needed = "admin"
             if not key.may(needed):
                 raise PermissionDeniedError(f"This key has no scope '{needed}'.")
             context.key = key

@@ -37,7 +37,7 @@ class TokenSettings(Section):
     """The claim that names the tenant; each name is one where absent."""
     scope_claim: str = "scope"
     """The claim with the token's scopes, separated by spaces or as a list."""
-    default_scopes: list[Literal["generate", "models", "metrics"]] = ["generate", "models"]
+    default_scopes: list[Literal["generate", "models", "metrics", "admin"]] = ["generate", "models"]
     """For tokens without the scope claim."""
     limits_claim: str = "vora"
     """A claim with limits as in a key's entry: models, max_in_flight, requests, budgets, ..."""

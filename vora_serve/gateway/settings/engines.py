@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from vora_serve.gateway.settings.types import PositiveInt, Seconds, Section
+
+#: Model names of vision adapters.
+ADAPTER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 def _upstream_url(value: str) -> str:
@@ -25,6 +29,21 @@ class EngineSettings(Section):
     same model."""
     args: list[str] = []
     """Further flags for vLLM's API server."""
+    vision_adapters: dict[Annotated[str, Field(pattern=ADAPTER_NAME)], Path] = {}
+    """Vision adapters, name to folder: ``model`` is then a plain LLM, and each adapter is a model
+    of its name. See ``vora-serve export --adapter``."""
+    adapters_folder: Path | None = None
+    """A folder whose adapters may be loaded at run time, through ``/admin/adapters``; from no
+    folder where absent."""
+    max_adapters: PositiveInt | None = None
+    """Most vision adapters at a time; memory for so many is set aside. The number of
+    ``vision_adapters``, but at least 4, where absent."""
+    adapter_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] | None = None
+    """The largest LoRA rank that is taken; memory for it is set aside. That of
+    ``vision_adapters`` where absent. Less is faster."""
+    adapter_image_tokens: PositiveInt | None = None
+    """Most tokens that an adapter may make of an image. That of ``vision_adapters`` where
+    absent."""
     start_timeout_s: Seconds = 900.0
     """An engine that is not healthy so long after its start counts as failed. Raise it for large
     checkpoints on slow disks."""
