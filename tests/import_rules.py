@@ -29,6 +29,9 @@ RULES = (
     Rule("vora_serve.gateway", ("torch", "vllm", "transformers", "model_plugin")),
     Rule("vora_serve.gateway", ("vora_serve.training",)),
     # A program of its own: the less of the project it loads, the less a hostile file finds there.
+    # What the server runs beside the gateway; the process that it starts loads the model.
+    Rule("vora_serve.explain.on_demand", ("torch", "transformers", "model_plugin")),
+    Rule("vora_serve.serve", ("torch", "transformers", "model_plugin")),
     Rule("vora_serve.documents", ("vora_core", "model_plugin", "vora_serve.gateway", "PIL")),
     Rule("vora_serve.world", ("torch", "transformers", "model_plugin", "vora_serve.demo")),
     Rule("vora_serve.world", ("vora_serve.evaluation", "vora_serve.training")),

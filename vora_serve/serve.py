@@ -27,8 +27,10 @@ from vora_serve.engine import (
     check_engine_installed,
 )
 from vora_serve.engine.download import fetch
+from vora_serve.explain.on_demand import OnDemand, is_small
 from vora_serve.gateway.listen import bind, check_exposure
 from vora_serve.gateway.logs import configure_logging, logs_are_json
+from vora_serve.gateway.playground import explain_command
 from vora_serve.gateway.settings import Settings, load_settings
 
 logger = logging.getLogger("vora_serve.serve")
@@ -122,6 +124,7 @@ class Service:
         self._stop = asyncio.Event()
         self._supervisor: EngineSupervisor | None = None
         self._remote: ServedCheckpoint | None = None
+        self._explainer: OnDemand | None = None
 
     async def run(self, checkpoint: ServedCheckpoint | None, listener: socket.socket) -> None:
         """Serve until asked to stop.
@@ -134,6 +137,7 @@ class Service:
             self._remote = None if checkpoint.local else checkpoint
             uds = f"unix:{self._supervisor.socket}"
             self._flags = {**self._flags, "upstreams": [{"url": uds}]}
+            self._prepare_explainer(checkpoint)
             # The worker knows a supervised engine by its socket alone.
             self._settings = load_settings(self._config, self._flags)
         front = self._several() if self._settings.server.workers > 1 else self._one()
@@ -148,6 +152,8 @@ class Service:
             try:
                 await serving
             finally:
+                if self._explainer is not None:
+                    await self._explainer.stop()
                 if self._supervisor is not None:
                     say("stopping the engine")
                     await self._supervisor.stop()
@@ -193,7 +199,25 @@ class Service:
         if self._remote is not None:
             say(f"fetching {self._remote.location}, or looking for what has changed")
             await fetch(self._remote.location, self._settings.engine.args)
+        if self._explainer is not None:
+            self._offer_explanations(self._explainer)
         await supervisor.start()
+
+    def _prepare_explainer(self, checkpoint: ServedCheckpoint) -> None:
+        """Reserve the place where the model is looked into, unless the settings name another."""
+        playground = self._settings.playground
+        if not playground.enabled or playground.explain == "never" or playground.explain_url:
+            return
+        self._explainer = OnDemand(checkpoint.location, playground.explain_idle_s)
+        given = {"explain_url": f"unix:{self._explainer.socket}"}
+        self._flags["playground"] = {**self._flags.get("playground", {}), **given}
+
+    def _offer_explanations(self, explainer: OnDemand) -> None:
+        """Let the first question start the process, or say what starts it."""
+        if self._settings.playground.explain == "always" or is_small(explainer.model):
+            explainer.listen()
+            return
+        say(f"to see where the model looks, run: {explain_command(self._settings)}")
 
     @staticmethod
     def _chat_command(where: str) -> str:

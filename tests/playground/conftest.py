@@ -35,13 +35,16 @@ def node() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """A Chromium."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
+def find_browser(kind: str) -> str:
+    """A ``chromium`` or ``firefox``."""
+    names = {
+        "chromium": ("chromium", "chromium-browser", "google-chrome"),
+        "firefox": ("firefox-esr", "firefox"),
+    }
+    for name in names[kind]:
         if found := shutil.which(name):
             return found
-    need("no Chromium is installed")
+    need(f"no {kind} is installed")
     raise AssertionError
 
 

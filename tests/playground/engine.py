@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+
+from vora_serve.explain.on_demand import OnDemand
 
 _COMMAND = [sys.executable, "-c", "from vora_serve.cli import main; main()"]
 
@@ -32,17 +36,24 @@ def running_engine(folder: Path, model: Path, *names: str) -> Iterator[str]:
 
 
 @contextmanager
-def running_explainer(folder: Path, model: Path) -> Iterator[str]:
-    """``vora-serve explain --listen``: its address, ready; stopped at the end.
+def explainer_on_demand(model: Path) -> Iterator[str]:
+    """Where the view of attention is asked for; the first question starts its process."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    explainer = OnDemand(str(model), 600)
 
-    ``VORA_TEST_EXPLAINER`` names one that runs already.
-    """
-    if given := os.environ.get("VORA_TEST_EXPLAINER"):
-        yield given
-        return
-    port = _free_port()
-    command = [*_COMMAND, "explain", "--model", str(model), "--listen", str(port)]
-    yield from _running(command, f"http://127.0.0.1:{port}", folder / "explain.log")
+    async def listen() -> None:
+        explainer.listen()
+
+    asyncio.run_coroutine_threadsafe(listen(), loop).result(10)
+    try:
+        yield f"unix:{explainer.socket}"
+    finally:
+        asyncio.run_coroutine_threadsafe(explainer.stop(), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
 
 
 def _free_port() -> int:

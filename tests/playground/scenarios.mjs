@@ -2,7 +2,7 @@
 // gateways: `real` (the demo model on vLLM), `keyed` (the same, with a key), `down` (no engine),
 // `hostile` and `dying` (a fake engine that writes what it is told, or breaks off).
 import assert from "node:assert/strict";
-import { accessible, ask, carrying, finished, measures, ready, send, upload, watchBodies, withFields } from "./steps.mjs";
+import { accessible, ask, carrying, finished, lit, measures, pointAt, ready, send, upload, watchBodies, withFields } from "./steps.mjs";
 
 const image = (world, name) => `${world.images}/${name}`;
 const shotText = (page, index = 0) => page.locator("#images .shot span").nth(index).innerText();
@@ -216,34 +216,6 @@ export async function code_runs_elsewhere({ world, open }) {
     assert.equal(await page.evaluate(() => navigator.clipboard.readText()), code[language]);
   }
   return { code, said };
-}
-
-export async function how_it_sees({ world, open }) {
-  const page = await open(world.real);
-  await ready(page);
-  await page.click("#add-url");
-  await page.fill("#url", `${world.web}/scene.png`);
-  await page.click("#url-add");
-  await page.waitForSelector("#images .shot");
-  await upload(page, image(world, "digit.png"));
-  const [said] = await ask(page, "How many shapes are there?");
-  await page.click(".after >> text=How it sees");
-  await page.waitForSelector("#explain-tokens button", { timeout: 60_000 });
-  const tokens = await page.locator("#explain-tokens button").allInnerTexts();
-  assert.ok(said.startsWith(tokens[0].trim()), `${tokens} of ${said}`);
-  const drawn = () => page.evaluate(() => document.querySelector("#explain-canvas").toDataURL());
-  assert.match(await page.innerText("#explain-share"), /^[\d.]+ % of this token/);
-  const mean = await drawn();
-  await page.focus("#explain-layer");
-  await page.keyboard.press("Home");
-  assert.equal(await page.innerText("#explain-layer-name"), "1 of 6");
-  const first = await drawn();
-  assert.notEqual(first, mean, "another layer, another image");
-  await page.selectOption("#explain-image", "1");
-  assert.notEqual(await drawn(), first);
-  await accessible(page, "how it sees");
-  const [download] = await Promise.all([page.waitForEvent("download"), page.click("#explain-save")]);
-  assert.equal(download.suggestedFilename(), "attention.png");
 }
 
 // ------------------------------------------------------------------ when things go wrong
@@ -520,12 +492,13 @@ export async function screenshots({ world, open }) {
   await page.selectOption("#size-1", "56");
   await ask(page, "What do you see?");
   await shoot(page, "compare");
-  if (await page.locator("text=How it sees").count()) {
-    await page.locator(".after >> text=How it sees").first().click();
-    await page.waitForSelector("#explain-tokens button");
-    await page.waitForTimeout(200);
-    await shoot(page, "how-it-sees");
-  }
+  const sees = await open(world.real, { viewport: { width: 1100, height: 860 }, colorScheme: "light" });
+  await ready(sees);
+  await upload(sees, image(world, "three.png"));
+  await ask(sees, "What do you see?");
+  await pointAt(sees, "circle");
+  await lit(sees, "circle");
+  await shoot(sees, "how-it-sees");
   const phone = await open(world.real, { viewport: { width: 390, height: 780 }, colorScheme: "dark" });
   await ready(phone);
   await upload(phone, image(world, "digit.png"));

@@ -30,6 +30,38 @@ export async function ask(page, question) {
   return page.locator(".turn").last().locator(".said").allInnerTexts();
 }
 
+export const FIRST_LOOK = 120_000;  // it also loads the model
+
+/** Point at the word `text` of the last answer, or touch it. */
+export async function pointAt(page, text, touch = false) {
+  const box = await page.evaluate((word) => {
+    const said = [...document.querySelectorAll(".said")].at(-1);
+    said.scrollIntoView({ block: "center" });
+    const walker = document.createTreeWalker(said, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+      const at = walker.currentNode.data.search(new RegExp(`\\b${word}\\b`, "i"));
+      if (at < 0) continue;
+      const range = document.createRange();
+      range.setStart(walker.currentNode, at);
+      range.setEnd(walker.currentNode, at + word.length);
+      const { x, y, width, height } = range.getBoundingClientRect();
+      return { x: x + width / 2, y: y + height / 2 };
+    }
+    return null;
+  }, text);
+  assert.ok(box, `“${text}” is in the answer`);
+  if (touch) {
+    await page.mouse.click(box.x, box.y);
+    return;
+  }
+  await page.mouse.move(box.x - 3, box.y);
+  await page.mouse.move(box.x, box.y);
+}
+
+/** Until that word is lit. */
+export const lit = (page, word) => page.waitForFunction((text) => document.querySelector("canvas.heat")
+  && document.querySelector("#heat-word").textContent.toLowerCase() === `“${text}”`, word.toLowerCase(), { timeout: FIRST_LOOK });
+
 /** Measures of the last turn's answers: name to text. */
 export const measures = (page) => page.locator(".turn").last().locator(".answer").evaluateAll((answers) =>
   answers.map((answer) => Object.fromEntries([...answer.querySelectorAll(".metrics div")].map((row) =>

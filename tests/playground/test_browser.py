@@ -1,6 +1,7 @@
-"""The playground in a headless Chromium, in front of a real vLLM engine with the demo model.
+"""The playground in headless browsers, in front of a real vLLM engine with the demo model.
 
-``make test-playground``. Scenarios are in ``scenarios.mjs``; faults that no real engine has
+``make test-playground``. Scenarios are in ``scenarios.mjs``, ``chats.mjs`` and ``seeing.mjs``; all
+run in Chromium and in Firefox (``VORA_BROWSERS=firefox`` selects). Faults that no real engine has
 (hostile answers, breaking off) come from the fake engine of the gateway's tests.
 ``VORA_SCREENSHOTS=docs/images/playground`` makes the images of the docs along the way,
 ``VORA_TEST_ENGINE=URL`` takes an engine that runs already.
@@ -23,8 +24,8 @@ from typing import Any
 
 import pytest
 
-from tests.playground.conftest import DEMO, HERE
-from tests.playground.engine import running_engine, running_explainer
+from tests.playground.conftest import DEMO, HERE, find_browser
+from tests.playground.engine import explainer_on_demand, running_engine
 from tests.vora_serve.gateway.fake_engine import FakeEngine, ThreadServer, running
 from vora_serve.gateway import create_app, load_settings
 from vora_serve.gateway.admission import hash_key
@@ -36,9 +37,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.timeout(1800)]
 
 SCENARIOS = [
     name
-    for file in ("scenarios.mjs", "chats.mjs")
+    for file in ("scenarios.mjs", "chats.mjs", "seeing.mjs")
     for name in re.findall(r"^export async function (\w+)", (HERE / file).read_text("utf-8"), re.M)
 ]
+BROWSERS = os.environ.get("VORA_BROWSERS", "chromium").split(",")
 KEY = "sk-vora-test-0123456789abcdef"
 WATCH_KEY = "sk-vora-test-watcher-0123456789"
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -126,15 +128,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
 
 
 @pytest.fixture(scope="session")
-def results(
-    node: str,
-    chromium: str,
-    modules: Path,
-    images: tuple[Path, str, str],
-    tmp_path_factory: pytest.TempPathFactory,
+def world(
+    images: tuple[Path, str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Any]]:
-    """What each scenario came to; all in one browser."""
-    assert modules.is_dir()
+    """Everything that runs behind the browsers, for ``browser.mjs``."""
     folder = tmp_path_factory.mktemp("browser")
     keys = folder / "keys.yaml"
     keys.write_text(
@@ -160,10 +157,9 @@ def results(
             "price_per_million_input_tokens": 0.2,
             "price_per_million_output_tokens": 0.6,
         }
-        prices["explain_url"] = stack.enter_context(running_explainer(folder, DEMO))
+        prices["explain_url"] = stack.enter_context(explainer_on_demand(DEMO))
         web_url = f"http://127.0.0.1:{web.server_address[1]}"
-        world = {
-            "chromium": chromium,
+        yield {
             "images": str(shows),
             "web": web_url,
             "bare": f"{web_url}/bare.html",
@@ -180,13 +176,37 @@ def results(
             "rich": gateway(stack, rich.url),
             "strict": gateway(stack, real, images={**images, **STRICT}),
             "dying": gateway(stack, dying.url),
+            "command": gateway(
+                stack,
+                real,
+                engine={"model": str(DEMO)},
+                playground={"explain_url": f"unix:{folder}/none.sock"},
+            ),
         }
-        given, out = folder / "world.json", folder / "results.json"
-        given.write_text(json.dumps(world), encoding="utf-8")
-        command = [node, str(HERE / "browser.mjs"), str(given), str(out)]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=1500)
-        assert run.returncode == 0, run.stderr[-3000:]
-        yield json.loads(out.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session", params=BROWSERS)
+def results(
+    request: pytest.FixtureRequest,
+    node: str,
+    modules: Path,
+    world: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
+    """What each scenario came to in a browser; all in one process of it."""
+    assert modules.is_dir()
+    browser = request.param
+    folder = tmp_path_factory.mktemp(browser)
+    given, out = folder / "world.json", folder / "results.json"
+    here = {"browser": browser, "program": find_browser(browser)}
+    if browser != "chromium":
+        here["screenshots"] = None  # of one browser is enough
+    given.write_text(json.dumps({**world, **here}), encoding="utf-8")
+    command = [node, str(HERE / "browser.mjs"), str(given), str(out)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+    assert run.returncode == 0, run.stderr[-3000:]
+    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return found
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -194,6 +214,8 @@ def test_scenario(results: dict[str, Any], scenario: str) -> None:
     if scenario not in results and os.environ.get("SCENARIO"):
         pytest.skip("SCENARIO names others")
     result = results[scenario]
+    if result.get("skipped"):
+        pytest.skip(result["skipped"])
     assert result["ok"], result["error"]
 
 

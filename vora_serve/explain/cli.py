@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,15 @@ if TYPE_CHECKING:
     from vora_serve.explain.look import Explainer, Explanation
 
 app = App(add_completion=False)
+_UNIX = "unix:"
+
+
+class Dtype(StrEnum):
+    """What the weights are loaded as."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
 
 
 def _say(text: str) -> None:
@@ -37,14 +48,21 @@ def explain(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the PNG files.")] = Path("explained"),
     listen: Annotated[
-        int | None,
-        typer.Option(help="Serve the playground on this port of 127.0.0.1 instead."),
+        str | None,
+        typer.Option(
+            metavar="PORT|unix:PATH",
+            help="Serve the playground on this port of 127.0.0.1, or on this socket, instead.",
+        ),
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[Dtype, typer.Option(help="Of the weights; auto: the checkpoint's own.")] = (
+        Dtype.FLOAT32
+    ),
 ) -> None:
     """Show where the model looks: attention from each token of an answer to each image patch.
 
     Writes PNG files per image (all layers, all tokens) and attention.json with the numbers. The
-    model runs with transformers in float32 on the CPU.
+    model runs with transformers.
 
     Example: vora-serve explain --model vora_serve/demo/checkpoint --image scene.png \
         --prompt "How many shapes are there?"
@@ -54,11 +72,7 @@ def explain(
     for path in image or []:
         if not path.is_file():
             raise ConfigError(f"The image {path} does not exist.")
-    if listen is not None:
-        from vora_serve.gateway.listen import bind
-
-        listener = bind("127.0.0.1", listen)
-        listen = listener.getsockname()[1]  # of port 0, the free one that was found
+    listener = _bind(listen) if listen is not None else None
     import torch
     import transformers
 
@@ -66,15 +80,42 @@ def explain(
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    explainer = Explainer(model, teacher, torch.float32)
-    if listen is not None:
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(f"The device {device} is not available; use --device cpu.")
+    weights = None if dtype is Dtype.AUTO else getattr(torch, dtype.value)
+    explainer = Explainer(model, teacher, weights, device)
+    if listener is not None:
         from vora_serve.explain.server import serve
 
-        _say(f"serving attention of {model}; explain_url: http://127.0.0.1:{listen}")
-        serve(explainer, listener)
+        _say(f"serving attention of {model}; explain_url: {_address(listener)}")
+        try:
+            serve(explainer, listener)
+        finally:
+            if listener.family == socket.AF_UNIX:
+                Path(str(listen).removeprefix(_UNIX)).unlink(missing_ok=True)
         return
     assert image is not None
     _write(explainer, image, prompt, answer, out)
+
+
+def _bind(listen: str) -> socket.socket:
+    """The socket that ``--listen`` names; port 0 becomes a free one.
+
+    Raises:
+        ConfigError: it is neither a port nor a socket's path, or is in use.
+    """
+    from vora_serve.gateway.listen import bind, bind_unix
+
+    if listen.startswith(_UNIX):
+        return bind_unix(Path(listen.removeprefix(_UNIX)))
+    if not listen.isascii() or not listen.isdigit() or int(listen) > 65535:
+        raise ConfigError(f"--listen takes a port or unix:PATH, not {listen!r}.")
+    return bind("127.0.0.1", int(listen))
+
+
+def _address(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    return f"{_UNIX}{name}" if listener.family == socket.AF_UNIX else f"http://127.0.0.1:{name[1]}"
 
 
 def _write(

@@ -7,6 +7,8 @@ memory holds one layer's weights at a time.
 
 from __future__ import annotations
 
+import base64
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from vora_serve.explain.teacher import TeacherView
 
 Float = npt.NDArray[np.float32]
 MAX_NEW_TOKENS = 64
+#: Room for one layer's attention, all heads, in float32 and once more while it is normalised.
+_MATRIX_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Explanation:
     Attributes:
         answer: the text that is explained.
         tokens: its T tokens as text.
+        spans: where each token is in ``answer``: (start, end), in characters.
         grids: (rows, columns) of each image's tokens.
         attention: float32 (T, L, N): for each token of the answer, in each of L layers, the share
             of attention (mean of all heads) that each of the N image tokens got from the position
@@ -49,6 +54,7 @@ class Explanation:
 
     answer: str
     tokens: list[str]
+    spans: list[tuple[int, int]]
     grids: list[tuple[int, int]]
     attention: Float
     similarity: list[float] | None = None
@@ -62,8 +68,29 @@ class Explanation:
         part = self.attention[:, :, start : start + sizes[index]]
         return part.reshape(*part.shape[:2], *self.grids[index])
 
+    def packed(self) -> dict[str, Any]:
+        """For the playground: the weights in 16 bits each, which is a quarter of their text.
+
+        ``weights`` is base64 of little-endian unsigned 16-bit integers, (T, L, N) in C order; with
+        ``top``, (T, L), a weight is ``top * integer / 65535``.
+        """
+        top = self.attention.max(axis=2, initial=0)
+        parts = self.attention / np.maximum(top, 1e-12)[:, :, None]
+        integers = (parts * 65535 + 0.5).astype("<u2")
+        return {
+            "answer": self.answer,
+            "tokens": self.tokens,
+            "spans": self.spans,
+            "layers": int(self.attention.shape[1]),
+            "grids": self.grids,
+            "top": top.round(8).tolist(),
+            "weights": base64.b64encode(integers.tobytes()).decode("ascii"),
+            "similarity": self.similarity,
+            "measure": self.measure,
+        }
+
     def as_json(self) -> dict[str, Any]:
-        """For the playground: ``attention[token][layer][image]`` is a list of weights."""
+        """For people's own programs: ``attention[token][layer][image]`` is a list of weights."""
         sizes = np.cumsum([rows * columns for rows, columns in self.grids])[:-1]
         attention = [
             [[part.round(6).tolist() for part in np.split(layer, sizes)] for layer in token]
@@ -111,12 +138,19 @@ class Explainer:
         )
 
     @torch.no_grad()
-    def explain(self, messages: list[dict[str, Any]], answer: str | None = None) -> Explanation:
+    def explain(
+        self,
+        messages: list[dict[str, Any]],
+        answer: str | None = None,
+        max_values: int | None = None,
+    ) -> Explanation:
         """Look at one answer.
 
         Args:
             messages: OpenAI-style, with at least one image (Pillow image, path or URL).
             answer: the text to explain; the model's own, greedy, where absent.
+            max_values: most values of attention to return; an answer whose T tokens have more is
+                explained only as far as they reach.
 
         Raises:
             VoRAError: there is no image, or an input does not fit.
@@ -132,14 +166,19 @@ class Explainer:
         said = self._answer(inputs) if answer is None else self._encode(answer)
         if not said:
             raise VoRAError("There is no answer to look at.")
+        layers = list(self.model.llm.model.layers)
+        if max_values is not None:
+            of_a_token = len(layers) * int(self.model.image_mask(prompt).sum())
+            said = said[: max(1, max_values // of_a_token)]
         ids = torch.cat([prompt, torch.tensor([said], device=prompt.device)], dim=1)
-        limit = self.model.config.max_position_embeddings
-        if ids.shape[1] > limit:
-            raise VoRAError(f"Prompt and answer have {ids.shape[1]} tokens, above {limit}.")
+        if ids.shape[1] > self._limit:
+            raise VoRAError(
+                f"Prompt and answer have {ids.shape[1]} tokens; at most {self._limit} can be "
+                "looked into."
+            )
         # The position before a token is the one that chose it.
         rows = torch.arange(prompt.shape[1] - 1, ids.shape[1] - 1)
         columns = self.model.image_mask(ids)[0].nonzero()[:, 0]
-        layers = list(self.model.llm.model.layers)
         with _attention(layers, rows, columns) as weights, self._states(layers) as states:
             self.model(
                 input_ids=ids,
@@ -153,6 +192,7 @@ class Explainer:
         result = {
             "answer": self.processor.tokenizer.decode(said),
             "tokens": [self.processor.tokenizer.decode([token]) for token in said],
+            "spans": self._spans(said),
             "grids": grids,
             "attention": attention.float().cpu().numpy(),
         }
@@ -160,6 +200,19 @@ class Explainer:
             seen = {index: state[0, columns] for index, state in states.items()}
             result |= self.teacher.compare(seen, inputs, merge)
         return Explanation(**result)
+
+    @property
+    def _limit(self) -> int:
+        """Most tokens: what the model can count, and what one layer's attention has room for."""
+        config = self.model.config
+        room = math.isqrt(_MATRIX_BYTES // (2 * 4 * config.num_attention_heads))
+        return min(int(config.max_position_embeddings), room)
+
+    def _spans(self, said: list[int]) -> list[tuple[int, int]]:
+        """(start, end) of each token in the text of all; a part of a character spans all of it."""
+        decode = self.processor.tokenizer.decode
+        ends = [len(decode(said[: index + 1])) for index in range(len(said))]
+        return list(zip([0, *ends[:-1]], ends, strict=True))
 
     def _encode(self, answer: str) -> list[int]:
         return list(self.processor.tokenizer.encode(answer, add_special_tokens=False))

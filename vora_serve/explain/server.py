@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import socket
 import threading
+import time
 from typing import Any
 
 import uvicorn
@@ -23,6 +25,9 @@ from vora_serve.explain.look import Explainer
 
 MAX_BODY = 64 * 2**20
 MAX_PIXELS = 32_000_000
+MAX_WAITING = 8
+#: 16 MB of weights; of a longer answer, the beginning is explained.
+MAX_VALUES = 8_000_000
 
 
 class Asked(BaseModel):
@@ -79,14 +84,46 @@ def _messages(asked: Asked) -> list[dict[str, Any]]:
     return result
 
 
-def make_app(explainer: Explainer) -> Starlette:
-    """The ASGI application: ``POST /explain``, ``GET /health``."""
-    turn = threading.Lock()  # one at a time: the hooks are the model's
+class Looking:
+    """What the application works with: a model, one question at a time, and how long ago the last.
 
-    def look(asked: Asked) -> dict[str, Any]:
-        messages = _messages(asked)
-        with turn:
-            return explainer.explain(messages, asked.answer).as_json()
+    Args:
+        explainer: the model, or in one sentence why it could not be loaded.
+    """
+
+    def __init__(self, explainer: Explainer | str) -> None:
+        self._explainer = explainer
+        self._turn = threading.Lock()  # one at a time: the hooks are the model's
+        self._asking = 0
+        self._last = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last answer; 0 while one is computed."""
+        return 0.0 if self._asking else time.monotonic() - self._last
+
+    async def look(self, asked: Asked) -> JSONResponse:
+        """The answer to one question."""
+        if isinstance(self._explainer, str):
+            return _error(503, self._explainer)
+        if self._asking >= MAX_WAITING:
+            return _error(503, "Too many answers wait to be looked into; try again soon.")
+        self._asking += 1
+        try:
+            return JSONResponse(await run_in_threadpool(self._compute, self._explainer, asked))
+        except (_WrongError, VoRAError) as error:
+            return _error(400, str(error))
+        finally:
+            self._asking -= 1
+            self._last = time.monotonic()
+
+    def _compute(self, explainer: Explainer, asked: Asked) -> dict[str, Any]:
+        with self._turn:
+            return explainer.explain(_messages(asked), asked.answer, MAX_VALUES).packed()
+
+
+def make_app(looking: Looking) -> Starlette:
+    """The ASGI application: ``POST /explain``, ``GET /health``."""
 
     async def explain(request: Request) -> JSONResponse:
         body = b""
@@ -98,10 +135,7 @@ def make_app(explainer: Explainer) -> Starlette:
             asked = Asked.model_validate_json(body)
         except ValidationError:
             return _error(400, "The body must have model, messages and answer.")
-        try:
-            return JSONResponse(await run_in_threadpool(look, asked))
-        except (_WrongError, VoRAError) as error:
-            return _error(400, str(error))
+        return await looking.look(asked)
 
     async def health(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -111,7 +145,20 @@ def make_app(explainer: Explainer) -> Starlette:
     )
 
 
-def serve(explainer: Explainer, listener: socket.socket) -> None:
-    """Serve until asked to stop."""
-    config = uvicorn.Config(make_app(explainer), log_level="warning", server_header=False)
-    uvicorn.Server(config).run(sockets=[listener])
+def serve(
+    explainer: Explainer | str, listener: socket.socket, idle_exit_s: float | None = None
+) -> None:
+    """Serve until asked to stop, or until nobody has asked for ``idle_exit_s`` seconds."""
+    looking = Looking(explainer)
+    config = uvicorn.Config(make_app(looking), log_level="warning", server_header=False)
+    server = uvicorn.Server(config)
+
+    async def main() -> None:
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not serving.done():
+            await asyncio.wait([serving], timeout=0.5)
+            if idle_exit_s is not None and looking.idle_s > idle_exit_s:
+                server.should_exit = True
+        await serving
+
+    asyncio.run(main())

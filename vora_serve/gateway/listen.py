@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
+from pathlib import Path
 
 from vora_core.errors import ConfigError
 from vora_serve.gateway.settings import Settings
@@ -61,5 +63,37 @@ def bind(host: str, port: int, backlog: int = 2048) -> socket.socket:
         if error.errno == errno.EACCES:
             raise ConfigError(f"The port {port} may not be used by this user.") from None
         raise ConfigError(f"The host {host} is not an address of this machine.") from None
+    listener.setblocking(False)
+    return listener
+
+
+def bind_unix(path: Path, backlog: int = 64) -> socket.socket:
+    """A listening Unix socket, open to this user only where its folder is.
+
+    A socket that a killed process left behind is replaced.
+
+    Raises:
+        ConfigError: the path cannot be used, is another kind of file, or somebody listens there.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            with (
+                contextlib.suppress(ConnectionRefusedError),
+                socket.socket(socket.AF_UNIX) as probe,
+            ):
+                probe.connect(str(path))
+                raise ConfigError(f"Another process listens on {path}.")
+            path.unlink()
+        listener.bind(str(path))
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"{path} cannot be used as a socket: {error.strerror or error}."
+        ) from None
+    except ConfigError:
+        listener.close()
+        raise
     listener.setblocking(False)
     return listener

@@ -6,10 +6,12 @@ import base64
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy import typing as npt
 from PIL import Image
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
@@ -18,10 +20,10 @@ from model_plugin.errors import VoRAError
 from tests.vora_serve.gateway.fake_engine import FakeEngine, ThreadServer, running
 from vora_core.errors import ConfigError
 from vora_serve.cli import app as cli
-from vora_serve.explain import Explainer
+from vora_serve.explain import Explainer, look
 from vora_serve.explain.draw import colours, overlay
 from vora_serve.explain.look import served_image
-from vora_serve.explain.server import make_app
+from vora_serve.explain.server import Looking, make_app
 from vora_serve.explain.teacher import linear_cka, unpatchify
 from vora_serve.gateway import create_app, load_settings
 
@@ -73,6 +75,34 @@ def test_attention_is_what_transformers_gives(explainer: Explainer) -> None:
     assert sum(part.sum() for part in parts) == pytest.approx(result.attention.sum(), rel=1e-5)
     share = result.attention.sum(axis=2)
     assert np.all((share > 0) & (share < 1))
+
+
+@pytest.mark.parametrize("answer", ["hello there", "two  words\n", "a 🙂 b", "naïve"])
+def test_tokens_are_found_in_the_answer(explainer: Explainer, answer: str) -> None:
+    result = explainer.explain(ask("a.png"), answer)
+    assert result.answer == answer
+    assert result.spans[0][0] == 0
+    assert result.spans[-1][1] == len(answer)
+    for token, (start, end), (after, _) in zip(
+        result.tokens, result.spans, [*result.spans[1:], (len(answer), 0)], strict=True
+    ):
+        assert end == after  # nothing between them, nothing twice
+        if "\ufffd" not in token:
+            assert answer[start:end] == token
+
+
+def test_what_is_too_long_is_explained_as_far_as_it_goes(
+    explainer: Explainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = explainer.explain(ask("a.png"), "one two three four")
+    most = whole.attention[:2].size + 1
+    part = explainer.explain(ask("a.png"), "one two three four", most)
+    assert part.tokens == whole.tokens[:2]
+    assert whole.answer.startswith(part.answer)
+    np.testing.assert_allclose(part.attention, whole.attention[:2], atol=1e-6)
+    monkeypatch.setattr(look, "_MATRIX_BYTES", 8 * 4 * 20**2)
+    with pytest.raises(VoRAError, match=r"have \d+ tokens; at most \d+ can"):
+        explainer.explain(ask("a.png"), "one two three four")
 
 
 def test_its_own_answer_is_the_greedy_one(explainer: Explainer) -> None:
@@ -176,6 +206,10 @@ def test_the_command_writes_images_and_numbers(tmp_path: Path) -> None:
         (["--image", "absent.png"], "does not exist"),
         ([], "Pass an image"),
         (["--image", __file__], "is not an image that can be read"),
+        (["--listen", "everywhere"], "takes a port or unix:PATH, not 'everywhere'"),
+        (["--listen", "70000"], "takes a port"),
+        (["--listen", "unix:/nowhere/a.sock"], "cannot be used as a socket"),
+        (["--image", str(FIXTURES / "a.png"), "--device", "tpu"], "tpu is not available"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments: list[str], sentence: str) -> None:
@@ -195,11 +229,22 @@ def question(url: str) -> dict[str, object]:
         {"type": "image_url", "image_url": {"url": url}},
         {"type": "text", "text": "what?"},
     ]
-    return {"model": "m", "messages": [{"role": "user", "content": content}], "answer": "hello"}
+    return {
+        "model": "vora-test",
+        "messages": [{"role": "user", "content": content}],
+        "answer": "hello",
+    }
+
+
+def unpacked(told: dict[str, Any]) -> npt.NDArray[np.float64]:
+    """(T, L, N) of what the server sends."""
+    integers = np.frombuffer(base64.b64decode(told["weights"]), "<u2")
+    top = np.asarray(told["top"])
+    return integers.reshape(*top.shape, -1) / 65535 * top[:, :, None]
 
 
 def test_the_server_answers_the_playground_through_the_gateway(explainer: Explainer) -> None:
-    looker = ThreadServer(make_app(explainer))
+    looker = ThreadServer(make_app(Looking(explainer)))
     port = looker.start()
     with running(FakeEngine()) as engine:
         flags = {
@@ -207,8 +252,9 @@ def test_the_server_answers_the_playground_through_the_gateway(explainer: Explai
             "playground": {"explain_url": f"http://127.0.0.1:{port}"},
         }
         with TestClient(create_app(load_settings(flags=flags))) as client:
-            assert client.get("/playground/settings.json").json()["explain"] is True
-            response = client.post("/playground/explain", json=question(data_url("a.png")))
+            assert client.get("/playground/settings.json").json()["explain"] == "ready"
+            ask = question(data_url("a.png"))
+            response = client.post("/playground/explain", json=ask)
             assert response.status_code == 200, response.text
             told = response.json()
             expected = explainer.explain(
@@ -218,12 +264,14 @@ def test_the_server_answers_the_playground_through_the_gateway(explainer: Explai
                 ]}], "hello",
             )  # fmt: skip
             assert told["tokens"] == expected.tokens
-            assert np.allclose(told["attention"][1][2][0], expected.attention[1, 2], atol=1e-5)
+            assert np.allclose(unpacked(told), expected.attention, atol=1e-5)
             for bad in ("https://example.org/a.png", "data:image/png;base64,AAAA"):
                 refused = client.post("/playground/explain", json=question(bad))
                 assert refused.status_code == 400
                 assert "image" in refused.json()["error"]["message"]
             assert client.post("/playground/explain", json={"x": 1}).status_code == 400
+            other = client.post("/playground/explain", json={**ask, "model": "other"})
+            assert other.status_code == 404
             looker.stop()
             away = client.post("/playground/explain", json=question(data_url("a.png")))
             assert away.status_code == 503

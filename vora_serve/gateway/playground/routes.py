@@ -15,18 +15,18 @@ from importlib import resources
 from importlib.util import find_spec
 from typing import Any
 
-import httpx
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
-from vora_core.errors import InvalidRequestError, NotFoundError, UnavailableError, UpstreamError
+from vora_core.errors import InvalidRequestError, NotFoundError
 from vora_core.image_files import TAKEN
 from vora_serve.gateway.body import check_media_type, read_body
 from vora_serve.gateway.context import SCOPE_KEY
 from vora_serve.gateway.images.loader import ImageRef
 from vora_serve.gateway.metrics import CONTENT_TYPE
 from vora_serve.gateway.playground.card import NOTHING, describe_card
+from vora_serve.gateway.playground.explain import ask_about, how_to_explain, look_into
 from vora_serve.gateway.settings import ImageSettings, Settings
 from vora_serve.gateway.state import GatewayState
 
@@ -141,7 +141,7 @@ def add_playground(app: FastAPI, state: GatewayState) -> None:
                 "price_per_million_input_tokens": own.price_per_million_input_tokens,
                 "price_per_million_output_tokens": own.price_per_million_output_tokens,
                 "currency": own.currency,
-                "explain": own.explain_url is not None,
+                "explain": how_to_explain(settings),
             },
             headers=_HEADERS,
         )
@@ -150,7 +150,12 @@ def add_playground(app: FastAPI, state: GatewayState) -> None:
         return JSONResponse(await _look(request, state), headers=_HEADERS)
 
     async def explain(request: Request) -> Response:
-        return await _explain(request, state)
+        with state.bodies.share() as share:
+            body = await _body(request, state, share)
+            asked = await asyncio.to_thread(ask_about, body)
+            _model_card(asked.model, request, state)
+            answer, status = await look_into(settings, body)
+        return Response(answer, status, _HEADERS, "application/json")
 
     async def about(request: Request) -> Response:
         return JSONResponse(await asyncio.to_thread(_about, request, state), headers=_HEADERS)
@@ -191,12 +196,22 @@ def _image_limits(images: ImageSettings) -> dict[str, Any]:
 def _about(request: Request, state: GatewayState) -> dict[str, Any]:
     """What the card of a model that this key may use says of it."""
     name = request.query_params.get("model", "")
+    card = _model_card(name, request, state)
+    root = state.settings.playground.checkpoints.get(name) or card.get("root")
+    return describe_card(root) if isinstance(root, str) else NOTHING
+
+
+def _model_card(name: str, request: Request, state: GatewayState) -> dict[str, Any]:
+    """What an engine says of a model that this key may use.
+
+    Raises:
+        NotFoundError: there is none.
+    """
     allowed = request.scope[SCOPE_KEY].key.models
     card = state.balancer.models().get(name)
     if card is None or (allowed is not None and name not in allowed):
         raise NotFoundError("The model does not exist here.", param="model", code="model_not_found")
-    root = state.settings.playground.checkpoints.get(name) or card.get("root")
-    return describe_card(root) if isinstance(root, str) else NOTHING
+    return card
 
 
 async def _body(request: Request, state: GatewayState, share: Any) -> bytes:
@@ -223,23 +238,3 @@ async def _look(request: Request, state: GatewayState) -> dict[str, str]:
             ) from None
         loaded = await state.images.load([ImageRef(asked.url, "auto", "url")], share)
         return {"url": loaded.urls[0]}
-
-
-async def _explain(request: Request, state: GatewayState) -> Response:
-    """Ask the process that runs the model with attention to look into (``vora-serve explain``)."""
-    where = state.settings.playground.explain_url
-    assert where is not None
-    with state.bodies.share() as share:
-        body = await _body(request, state, share)
-        try:
-            async with httpx.AsyncClient(trust_env=False, timeout=120) as client:
-                answer = await client.post(
-                    f"{where}/explain", content=body, headers={"content-type": "application/json"}
-                )
-        except httpx.TimeoutException:
-            raise UnavailableError("Looking into the model took too long.") from None
-        except httpx.HTTPError:
-            raise UnavailableError("The process that looks into the model is away.") from None
-    if answer.status_code >= 500:
-        raise UpstreamError("Looking into the model failed.")
-    return Response(answer.content, answer.status_code, _HEADERS, "application/json")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vora_serve.gateway.settings.types import Section
+from vora_serve.gateway.settings.types import Seconds, Section
 
 
 class PlaygroundSettings(Section):
@@ -26,5 +26,13 @@ class PlaygroundSettings(Section):
     """What a million tokens of answers cost, shown likewise."""
     currency: Annotated[str, Field(min_length=1, max_length=8)] = "USD"
     """In which the prices are; they are shown, nothing is charged."""
-    explain_url: Annotated[str, Field(pattern=r"^https?://[^/]+$")] | None = None
-    """Where ``vora-serve explain --listen`` runs, for the page's view of attention."""
+    explain: Literal["auto", "always", "never"] = "auto"
+    """Whether the supervised engine's model is looked into (*How it sees*): a second process loads
+    it when somebody first looks, and ends after ``explain_idle_s``. ``auto`` does so where the
+    weights are on this machine and at most 1 GiB; for others the page names the command that
+    starts the process. It loads the weights in float32 on the CPU."""
+    explain_idle_s: Seconds = 600.0
+    """That process ends, and frees its memory, after so many seconds without a question."""
+    explain_url: Annotated[str, Field(pattern=r"^(https?://[^/]+|unix:/.+)$")] | None = None
+    """Where ``vora-serve explain --listen`` runs, ``http://host:port`` or ``unix:/path``; instead
+    of a process of this server's own. The only way with engines elsewhere."""

@@ -13,7 +13,7 @@ export class Answer {
   /**
    * @param {object} kept what is known of it: model, label, side, system, options; of one that has
    *   ended, text, state, error, usage, finish and times too
-   * @param {{retry: Function|null, code: Function, explain: Function|null, grew: Function, settings: object}} hooks
+   * @param {{retry: Function|null, code: Function, explain: Function|null, grew: Function, shown: Function, settings: object}} hooks
    */
   constructor(kept, hooks) {
     this.kept = { text: "", state: "waiting", error: null, usage: null, finish: null, times: [], ...kept };
@@ -53,7 +53,7 @@ export class Answer {
   #draw() {
     this.#show();
     this.#finish();
-    enrich(this.said);
+    enrich(this.said).then(() => this.hooks.shown());
   }
 
   stop() { this.abort?.abort(); }
@@ -88,6 +88,7 @@ export class Answer {
 
   #show() {
     this.#keepingEnd(() => this.said.replaceChildren(markdown(this.text)));
+    this.hooks.shown();
   }
 
   /** Name and value of what was measured. */

@@ -34,9 +34,12 @@ export const $ = (id) => document.getElementById(id);
 /** What scrolls the conversation: its own box, or on low screens the page. @returns {Element} */
 export const scroller = () => (getComputedStyle($("log")).overflowY === "visible" ? document.scrollingElement : $("log"));
 
-/** Offer text as a file to keep. */
-export function download(text, name) {
-  const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+/** Offer JSON as a file to keep. */
+export const download = (text, name) => save(new Blob([text], { type: "application/json" }), name);
+
+/** Offer a file to keep. @param {Blob} blob */
+export function save(blob, name) {
+  const url = URL.createObjectURL(blob);
   h("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }

@@ -9,6 +9,7 @@ import { notice, prepareNotice } from "./notice.js";
 import { page } from "./page.js";
 import { addPane, fillModels, toggleCompare } from "./panes.js";
 import { prepareSettings, readOptions } from "./preferences.js";
+import { endSeeing, wireSeeing } from "./seeing.js";
 import { leave, prepareTurns, show } from "./turns.js";
 
 const AGAIN_MS = 2000;
@@ -55,8 +56,10 @@ function wire() {
     button.addEventListener("click", () => button.closest("dialog").close());
   }
   wireComposer({ changed: saveDraft, connect });
+  wireSeeing();
   wireDrop({ files: addFiles, url: addURL });
   wireHistory({ opened: (chat) => {
+    endSeeing();
     leave();
     write(chat.draft.text);
     show();

@@ -10,6 +10,7 @@ import { noticeError } from "./notice.js";
 import { imagesOf, modelNamed, page, sideOf } from "./page.js";
 import { choice, labelOf } from "./panes.js";
 import { sampling, systemPrompt } from "./preferences.js";
+import { letSee, reheat } from "./seeing.js";
 
 /** Called when something was said or asked: `save` to keep it, `drawn` after a change on the page. */
 const hooks = { save: () => {}, drawn: () => {} };
@@ -18,12 +19,12 @@ export const prepareTurns = (given) => Object.assign(hooks, given);
 const nodes = new Map();
 
 /** An image as it is served, to look at closer. `height` is the room that it has. */
-export function shot(image, { model, side }, height) {
+export function shot(image, { model, side }, height, column = "") {
   const facts = fate(image, model, side, page.settings);
   const canvas = h("canvas", { "aria-hidden": "true" });
   draw(canvas, image, facts, { grid: $("grid").checked, box: [Math.min(height * 1.4, window.innerWidth - 70), height] });
   return h("button", {
-    type: "button", class: "shot", "aria-label": `Look closer at ${image.name}: ${summary(image, facts)}`,
+    type: "button", class: "shot", "data-image": image.id, "data-column": column, "aria-label": `Look closer at ${image.name}: ${summary(image, facts)}`,
     on: { click: () => showImage(image, model, side, page.settings) },
   }, canvas, h("span", { text: summary(image, facts) }));
 }
@@ -52,14 +53,18 @@ const bodyOf = (chat, turn, column, kept, code = false) =>
 
 function makeAnswer(chat, turn, column, kept) {
   const images = path(chat, turn.id).flatMap(imagesOf);
-  return new Answer(kept, {
+  const sees = page.settings.explain && images.length > 0;
+  const subject = () => ({ body: bodyOf(chat, turn, column, kept), images, model: modelNamed(kept.model), side: kept.side, column });
+  const answer = new Answer(kept, {
     settings: page.settings,
     retry: () => again(turn, turn.text),
     code: () => showCode(bodyOf(chat, turn, column, kept, true), images, kept.side, page.settings),
-    explain: page.settings.explain && images.length ? () => showExplain(bodyOf(chat, turn, column, kept),
-      answersOf(turn)[column].text, images, modelNamed(kept.model), kept.side, page.settings) : null,
+    explain: sees ? () => showExplain(answer, subject()) : null,
     grew: () => keep(chat, turn, false),
+    shown: reheat,
   });
+  if (sees) letSee(answer, subject);
+  return answer;
 }
 
 function keep(chat, turn, now = true) {
@@ -150,10 +155,11 @@ function fill(turn, node) {
   const chosen = answers.map(({ kept }) => ({ model: modelNamed(kept.model), side: kept.side }));
   const images = imagesOf(turn);
   const apart = chosen.length > 1 && images.length > 0;
-  const shots = (how) => images.map((image) => shot(image, how, 220));
+  const shots = (how, column) => images.map((image) => shot(image, how, 220, column));
   node.querySelector(".asked > .shown").replaceChildren(...(apart ? [] : shots(chosen[0] ?? choice(page.panes[0]))));
-  const columns = answers.map((answer, index) => h("div", {}, h("div", { class: "shown" }, ...(apart ? shots(chosen[index]) : [])), answer.node));
+  const columns = answers.map((answer, index) => h("div", {}, h("div", { class: "shown" }, ...(apart ? shots(chosen[index], index) : [])), answer.node));
   node.querySelector(".answers").replaceChildren(...columns);
+  requestAnimationFrame(reheat);  // once it is on the page
 }
 
 /** Show the open conversation. `anew` draws the images again, as after a change of the settings. */
