@@ -65,8 +65,8 @@ def engine(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Clie
             assert process.poll() is None, log.read_text()
             yield process, client
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()  # killed, it would leave its servers and the engine's core behind
+        process.wait(300)
 
 
 def test_two_servers_answer_and_finish_what_they_have(
