@@ -26,7 +26,7 @@ class Tally:
 
     finished: int = 0
     refused: int = 0
-    """Not begun: no connection, or 503 while draining; tried again, as Retry-After asks."""
+    """Not begun: no connection, or one without an answer, or 503 while draining; tried again."""
     cut: list[str] = field(default_factory=list)
     """Begun, and not ended as a stream ends: with all its tokens, and the end's mark."""
 
@@ -86,14 +86,13 @@ class Load:
                         for line in response.iter_lines():
                             last = line or last
                             reason = _reason(line) or reason
-        except httpx.ConnectError:
-            self._refuse()
-            return
         except httpx.HTTPError as error:
-            if not begun and isinstance(error, httpx.RemoteProtocolError):
-                last = "closed before an answer"
-            else:
-                last = f"{type(error).__name__}: {error}"
+            # Docker's proxy takes connections for a container that does not listen, and resets
+            # them; a server that stops does so to those that it has not accepted yet.
+            if not begun and not isinstance(error, httpx.TimeoutException):
+                self._refuse()
+                return
+            last = f"{type(error).__name__}: {error}"
         with self._lock:
             # An engine that gives up on a request may end its stream in good order, but says so.
             if last == "data: [DONE]" and reason == "length":

@@ -294,8 +294,7 @@ def _add_operations(app: FastAPI, state: GatewayState) -> None:
 
     @app.get("/metrics", summary="Prometheus metrics.", response_class=Response)
     def metrics() -> Response:  # in a thread: rendering must not hold up streams
-        state.refresh_gauges()
-        return Response(state.metrics.render(), media_type=CONTENT_TYPE)
+        return Response(state.render_metrics(), media_type=CONTENT_TYPE)
 
     @app.get(
         "/metrics/engines/{index}",

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -179,10 +187,37 @@ class Metrics:
             registry=registry,
         )
 
-    def render(self) -> bytes:
-        """The exposition, of all workers together where there are several."""
+    def render(self, upstreams: Collection[str]) -> bytes:
+        """The exposition, of all workers together where there are several.
+
+        Args:
+            upstreams: Names of the engines that there are. Gauges of others are left out: an engine
+                that was removed must not look up, or down, for ever.
+        """
+        registry = self.registry
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-            return generate_latest(registry)
-        return generate_latest(self.registry)
+        return generate_latest(_Present(registry, upstreams))
+
+
+class _Present(CollectorRegistry):
+    """A registry's metrics, without gauges of engines that are gone.
+
+    A gauge's own ``remove`` works in one process only.
+    """
+
+    def __init__(self, registry: CollectorRegistry, upstreams: Collection[str]) -> None:
+        super().__init__()
+        self._registry = registry
+        self._upstreams = upstreams
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            if family.type == "gauge":
+                family.samples = [
+                    sample
+                    for sample in family.samples
+                    if sample.labels.get("upstream") in (None, *self._upstreams)
+                ]
+            yield family

@@ -129,12 +129,14 @@ class GatewayState:
         for lifetime in list(self.active):
             lifetime.interrupt("deadline")
 
-    def refresh_gauges(self) -> None:
-        """Bring gauges that mirror others' state up to date, before they are read."""
+    def render_metrics(self) -> bytes:
+        """The metrics, with gauges that mirror others' state brought up to date."""
         for refresh in self.before_metrics:
             refresh()
-        for upstream in self.balancer.upstreams:
+        upstreams = list(self.balancer.upstreams)
+        for upstream in upstreams:
             self._upstream_changed(upstream)
+        return self.metrics.render({upstream.name for upstream in upstreams})
 
     def _upstream_changed(self, upstream: Upstream) -> None:
         self.metrics.upstream_up.labels(upstream.name).set(upstream.healthy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -212,6 +213,10 @@ def test_reloading_engines(engines: list[FakeEngine], start_gateway: Start) -> N
     assert len(second.seen) == 1
     thread.join()
     assert statuses == [200]
+    metrics = gateway.client.get("/metrics").text
+    gauges = re.findall(r'\nvora_gateway_upstream_up\{upstream="(.*?)"\}', metrics)
+    assert gauges == [second.url]
+    assert f'outcome="ok",upstream="{first.url}"' in metrics  # counters stay
 
 
 def test_circuit_breaker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,8 +171,7 @@ def _add_operate(app: FastAPI, state: GatewayState) -> None:
     """The operator's page, which anybody may load, and its numbers, which ask for their scope."""
 
     def metrics(_: Request) -> Response:  # in a thread, as at /metrics
-        state.refresh_gauges()
-        return Response(state.metrics.render(), media_type=CONTENT_TYPE, headers=_HEADERS)
+        return Response(state.render_metrics(), media_type=CONTENT_TYPE, headers=_HEADERS)
 
     _add_page(app, OPERATE, "operate.html")
     app.add_route(OPERATE + "/metrics", metrics, methods=["GET"], include_in_schema=False)
