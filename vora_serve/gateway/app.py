@@ -42,7 +42,7 @@ from vora_serve.gateway.openapi import (
     error_responses,
     request_body,
 )
-from vora_serve.gateway.playground import add_playground, describe_checkpoint, public_paths
+from vora_serve.gateway.playground import add_playground, describe_model, public_paths
 from vora_serve.gateway.responses import ResponsesResponse, add_stored
 from vora_serve.gateway.schemas import Kind
 from vora_serve.gateway.settings import Settings
@@ -231,9 +231,8 @@ def _add_translated(app: FastAPI, state: GatewayState) -> None:
         )
 
 
-def _card(name: str, card: dict[str, Any], checkpoints: dict[str, str]) -> dict[str, Any]:
+def _card(name: str, card: dict[str, Any], described: dict[str, Any] | None) -> dict[str, Any]:
     """A model's card, without the path that the engine names as its root."""
-    root = checkpoints.get(name) or card.get("root")
     length = card.get("max_model_len")
     created = card.get("created")
     return {
@@ -242,16 +241,22 @@ def _card(name: str, card: dict[str, Any], checkpoints: dict[str, str]) -> dict[
         "created": created if isinstance(created, int) else 0,
         "owned_by": "vora-serve",
         "max_model_len": length if isinstance(length, int) else None,
-        "vora": describe_checkpoint(root) if isinstance(root, str) else None,
+        "vora": described,
     }
 
 
 def _add_models(app: FastAPI, state: GatewayState) -> None:
     def visible(request: Request) -> dict[str, dict[str, Any]]:
         allowed = request.scope[SCOPE_KEY].key.models
+        cards, checkpoints = state.balancer.models(), state.settings.playground.checkpoints
+
+        def described(name: str) -> dict[str, Any] | None:
+            settings = state.balancer.image_settings(name)
+            return describe_model(name, cards, checkpoints, settings)
+
         return {
-            name: _card(name, card, state.settings.playground.checkpoints)
-            for name, card in state.balancer.models().items()
+            name: _card(name, card, described(name))
+            for name, card in cards.items()
             if allowed is None or name in allowed
         }
 

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.checkpoints import FIXTURES
 from tests.vora_serve.gateway.conftest import LiveGateway, Start, make_image
 from tests.vora_serve.gateway.fake_engine import FakeEngine, running
 from tests.vora_serve.gateway.fake_host import FakeHost
@@ -233,6 +234,20 @@ def test_images_take_the_adapters_geometry(start_gateway: Start) -> None:
             pixels = base64.b64decode(part["image_url"]["url"].split(",", 1)[1])
             size = b"%d %d" % settings.resized(300, 200)
             assert size in pixels[:200]
+
+
+def test_cards_say_how_each_adapter_sees(start_gateway: Start) -> None:
+    """What the playground computes patches, tokens and memory from."""
+    small = ImageSettings(resolution="fixed", image_size=56, resize_edge=56, patch_size=7)
+    checkpoint = FIXTURES / "merged"
+    with running(FakeHost(adapters={"small": asdict(small)})) as host:
+        gateway = start_gateway(
+            host.url, playground={"checkpoints": {"vora-test": str(checkpoint)}}
+        )
+        cards = {c["id"]: c["vora"] for c in gateway.client.get("/v1/models").json()["data"]}
+    assert cards["small"]["image"] == small.geometry()
+    assert cards["small"]["kv_bytes_per_token"] == cards["vora-test"]["kv_bytes_per_token"] > 0
+    assert cards["vora-test"]["image"] != small.geometry()
 
 
 def test_metrics_by_adapter(site: Site) -> None:

@@ -1,0 +1,1 @@
+"""What it costs to serve vision adapters beside their LLM instead of merged into it."""
