@@ -56,10 +56,12 @@ class AdaptersRecipe(Strict):
 
     Attributes:
         adapters: by name.
+        text_steps: steps of the LLM's training on text; the demo's where absent.
         held_out: held-out questions of each group in the report.
     """
 
     adapters: dict[str, AdapterRecipe]
+    text_steps: int | None = Field(default=None, gt=0)
     held_out: int = Field(default=200, gt=0)
 
 
@@ -88,7 +90,7 @@ def train_adapters(demo: DemoRecipe, recipe: AdaptersRecipe, run: Path) -> Path:
         The folder with the LLM, bfloat16, and its adapters, and ``README.md`` with what each
         answers to held-out questions.
     """
-    train_language_model(demo, run)
+    train_language_model(_shortened(demo, recipe.text_steps), run)
     out = run / "adapters"
     llm = out / LLM
     if not llm.exists():
@@ -101,6 +103,15 @@ def train_adapters(demo: DemoRecipe, recipe: AdaptersRecipe, run: Path) -> Path:
             export_adapter(trained, out / name, base_name=LLM, dtype=torch.bfloat16)
     _write_report(recipe, out, run)
     return out
+
+
+def _shortened(demo: DemoRecipe, steps: int | None) -> DemoRecipe:
+    if steps is None:
+        return demo
+    optimisation = demo.text.optimisation.model_copy(update={"steps": steps})
+    return demo.model_copy(
+        update={"text": demo.text.model_copy(update={"optimisation": optimisation})}
+    )
 
 
 def _train(recipe: AdapterRecipe, llm: Path, trained: Path, log: Path) -> None:

@@ -12,9 +12,10 @@ from vora_core.adapter import AdapterHeader
 from vora_serve.demo.adapters import read_adapters_recipe, train_adapters
 from vora_serve.demo.recipe import read_demo_recipe
 
-SHORT = ["text.optimisation.steps=2", "text.optimisation.batch_size=12"]
+SHORT = ["text.optimisation.batch_size=12"]
 SHORTER = [
     "held_out=10",
+    "text_steps=2",
     *(f"adapters.{name}.optimisation.steps=2" for name in ("shapes", "digits")),
     *(f"adapters.{name}.optimisation.batch_size=12" for name in ("shapes", "digits")),
 ]
