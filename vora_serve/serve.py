@@ -208,6 +208,8 @@ class Service:
         playground = self._settings.playground
         if not playground.enabled or playground.explain == "never" or playground.explain_url:
             return
+        if _adapter_flags(self._settings):
+            return  # a plain LLM, which is not the model that sees
         self._explainer = OnDemand(checkpoint.location, playground.explain_idle_s)
         given = {"explain_url": f"unix:{self._explainer.socket}"}
         self._flags["playground"] = {**self._flags.get("playground", {}), **given}
