@@ -472,7 +472,7 @@ export async function appearance_is_kept({ world, open }) {
 export async function screenshots({ world, open }) {
   if (!world.screenshots) return;
   const shoot = (page, name) => page.screenshot({ path: `${world.screenshots}/${name}.png` });
-  const size = { viewport: { width: 1100, height: 760 } };
+  const size = { viewport: { width: 1100, height: 880 } };
   const page = await open(world.real, { ...size, colorScheme: "light" });
   await ready(page);
   await shoot(page, "welcome");
@@ -499,7 +499,7 @@ export async function screenshots({ world, open }) {
   await pointAt(sees, "circle");
   await lit(sees, "circle");
   await shoot(sees, "how-it-sees");
-  const phone = await open(world.real, { viewport: { width: 390, height: 780 }, colorScheme: "dark" });
+  const phone = await open(world.real, { viewport: { width: 390, height: 900 }, colorScheme: "dark" });
   await ready(phone);
   await upload(phone, image(world, "digit.png"));
   await ask(phone, "Which digit is this?");
