@@ -24,9 +24,12 @@ def evaluate(
         ),
     ] = None,
     suite: Annotated[
-        str, typer.Option(help="Questions: demo, vqa, choice, circular, pope, mme or open.")
+        str, typer.Option(help="Questions: demo, world, vqa, choice, circular, pope, mme or open.")
     ] = "demo",
-    data: Annotated[Path | None, typer.Option(help="File with the suite's questions.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="File with the suite's questions; for world, the emoji's folder."),
+    ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of the suite's images [the folder of --data].")
     ] = None,
@@ -34,14 +37,14 @@ def evaluate(
         str | None, typer.Option(help="Model name [the first that the server lists].")
     ] = None,
     blank: Annotated[
-        bool, typer.Option(help="Also ask the demo's questions about blank images, as a control.")
+        bool, typer.Option(help="Also ask about blank images, as a control (demo and world).")
     ] = True,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of questions; for the demo, per group [300]."),
+        typer.Option(min=1, help="Number of questions; for demo and world, per group [300]."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Random seed of the demo's images [20011].")
+        int | None, typer.Option(min=0, help="Random seed of drawn images [20011].")
     ] = None,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Concurrent questions [8].")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vora_core.errors import VoRAError
 
-ImageSource = Image.Image | Path | None
+ImageSource = Image.Image | Path | tuple[Image.Image, ...] | None
 
 
 class EvaluationError(VoRAError):
@@ -58,7 +58,8 @@ def ask_all(
 
     Args:
         endpoint: the server.
-        questions: an image (drawn, a file that is sent as it is, or none) and what is asked.
+        questions: an image (drawn, several drawn ones, a file that is sent as it is, or none) and
+            what is asked.
         progress: called after every reply.
         max_tokens: longest reply.
 
@@ -100,14 +101,15 @@ async def _ask_all(
 
 
 def chat_request(model: str, image: ImageSource, text: str, max_tokens: int) -> dict[str, Any]:
-    """A chat completion request with an image as a ``data:`` URL, decoded greedily.
+    """A chat completion request with images as ``data:`` URLs, decoded greedily.
 
     Raises:
         EvaluationError: the image's file cannot be read.
     """
-    content: list[dict[str, Any]] = []
-    if image is not None:
-        content.append({"type": "image_url", "image_url": {"url": _data_url(image)}})
+    images = image if isinstance(image, tuple) else () if image is None else (image,)
+    content: list[dict[str, Any]] = [
+        {"type": "image_url", "image_url": {"url": _data_url(each)}} for each in images
+    ]
     content.append({"type": "text", "text": text})
     return {
         "model": model,

@@ -19,19 +19,20 @@ class SuiteRecipe(_Strict):
     """One suite.
 
     Attributes:
-        kind: ``demo`` (the demo's world; needs no file), ``vqa``, ``choice``, ``circular``,
+        kind: ``demo`` (the demo's world; needs no file), ``world`` (the wide world; ``data`` is the
+            folder of its emoji), ``vqa``, ``choice``, ``circular``,
             ``pope``, ``mme`` or ``open``.
         data: the questions' file.
         images: folder of images; the file's own when absent.
         name: in the result; the file's when absent.
         prompt: instead of the kind's own.
-        limit: questions; of the demo, of each group.
+        limit: questions; of the demo and the wide world, of each group.
         max_tokens: longest reply.
-        seed: of the demo's held-out images.
-        blank: ask the demo's questions about blank images too.
+        seed: of held-out images that are drawn.
+        blank: ask questions about drawn images again, about blank ones.
     """
 
-    kind: Literal["demo", "vqa", "choice", "circular", "pope", "mme", "open"]
+    kind: Literal["demo", "world", "vqa", "choice", "circular", "pope", "mme", "open"]
     data: Path | None = None
     images: Path | None = None
     name: str | None = None
@@ -43,7 +44,7 @@ class SuiteRecipe(_Strict):
 
     @model_validator(mode="after")
     def _has_data(self) -> Self:
-        if (self.data is None) != (self.kind == "demo"):
+        if self.kind != "world" and (self.data is None) != (self.kind == "demo"):
             raise ValueError(
                 "the suite demo takes no data file"
                 if self.kind == "demo"

@@ -18,6 +18,8 @@ from vora_serve.evaluation.files import Question, matches, read_suite, score
 from vora_serve.evaluation.recipe import EvaluationRecipe, SuiteRecipe
 from vora_serve.evaluation.table import draw_scores
 from vora_serve.world.suite import Item, build_suite, is_right
+from vora_serve.world.wide.assets import EMOJI_FOLDER, find_assets
+from vora_serve.world.wide.suite import build_wide_suite
 
 _DEMO_LIMIT = 300
 
@@ -61,12 +63,15 @@ def _read(suite: SuiteRecipe) -> list[Any]:
     """A suite's questions, before any is sent."""
     if suite.kind == "demo":
         return build_suite(suite.limit or _DEMO_LIMIT, suite.seed)
+    if suite.kind == "world":
+        assets = find_assets(suite.data or EMOJI_FOLDER)
+        return build_wide_suite(assets, suite.limit or _DEMO_LIMIT, suite.seed)
     assert suite.data is not None  # the recipe checks it
     return read_suite(suite.kind, suite.data, suite.images, suite.prompt, suite.limit)
 
 
 def _run(endpoint: Endpoint, suite: SuiteRecipe, questions: list[Any]) -> dict[str, Any]:
-    if suite.kind == "demo":
+    if suite.kind == "demo" or suite.kind == "world":
         items: list[Item] = questions
         right = _ask_items(endpoint, items, "questions")
         control = None
@@ -74,7 +79,7 @@ def _run(endpoint: Endpoint, suite: SuiteRecipe, questions: list[Any]) -> dict[s
             control = _ask_items(endpoint, [item.blank() for item in items], "blank images")
         rows = summarise([(item.group, item.chance) for item in items], right, control)
         sys.stdout.write(draw_table(rows) + "\n")
-        return {"suite": "demo", "seed": suite.seed, "groups": [asdict(row) for row in rows]}
+        return {"suite": suite.kind, "seed": suite.seed, "groups": [asdict(row) for row in rows]}
     kind, asked = suite.kind, list[Question](questions)
     replies = _ask(endpoint, [(q.image, q.text) for q in asked], suite.label, suite.max_tokens)
     scores = score(kind, asked, replies)
@@ -97,7 +102,7 @@ def _run(endpoint: Endpoint, suite: SuiteRecipe, questions: list[Any]) -> dict[s
 
 
 def _ask_items(endpoint: Endpoint, items: list[Item], name: str) -> list[bool]:
-    replies = _ask(endpoint, [(item.image, item.question) for item in items], name, 16)
+    replies = _ask(endpoint, [(item.images, item.question) for item in items], name, 16)
     return [is_right(reply, item.answer) for reply, item in zip(replies, items, strict=True)]
 
 

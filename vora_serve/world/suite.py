@@ -39,25 +39,30 @@ ANSWERS: dict[Family, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Item:
-    """One question about one image.
+    """One question about one image, or two.
 
     Attributes:
-        group: one of :data:`GROUPS`.
-        image: RGB.
+        group: one of :data:`GROUPS`, or a family of the wide world.
+        images: RGB.
         question: as a user asks it.
-        answer: the right answer, one word of lower case.
+        answer: the right answer, in lower case.
         chance: share of right answers of somebody who guesses.
     """
 
     group: str
-    image: Image.Image
+    images: tuple[Image.Image, ...]
     question: str
     answer: str
     chance: float
 
+    @property
+    def image(self) -> Image.Image:
+        """The first image."""
+        return self.images[0]
+
     def blank(self) -> Item:
-        """The same question about an image that shows nothing."""
-        return replace(self, image=blank_like(*self.image.size))
+        """The same question about images that show nothing."""
+        return replace(self, images=tuple(blank_like(*image.size) for image in self.images))
 
 
 def build_suite(per_group: int, seed: int = SUITE_SEED) -> list[Item]:
@@ -84,7 +89,9 @@ def build_suite(per_group: int, seed: int = SUITE_SEED) -> list[Item]:
             question = next((q for q in questions if q.family == family and wanted[q.answer]), None)
             if question is not None:
                 wanted[question.answer] -= 1
-                items.append(Item(group, image(), question.text, question.answer, CHANCE[family]))
+                items.append(
+                    Item(group, (image(),), question.text, question.answer, CHANCE[family])
+                )
     return items
 
 
@@ -104,9 +111,11 @@ def _images(group: str, seed: int) -> Iterator[tuple[Callable[[], Image.Image], 
 
 
 def is_right(said: str, answer: str) -> bool:
-    """Whether a reply is the expected word, whatever its case, marks, article or numerals."""
-    words = re.sub(r"[^a-z0-9 ]", " ", said.lower()).split()
-    words = [NUMBERS[int(word)] if word in "0123456789" else word for word in words]
-    if len(words) == 2 and words[0] in ("a", "an", "the"):
-        words = words[1:]
-    return words == [answer]
+    """Whether a reply is the expected answer, whatever its case, marks, article or numerals."""
+    return _words(said) == _words(answer)
+
+
+def _words(text: str) -> list[str]:
+    words = re.sub(r"[^a-z0-9 ]", " ", text.lower()).split()
+    words = [NUMBERS[int(word)] if re.fullmatch("[0-9]", word) else word for word in words]
+    return words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words
