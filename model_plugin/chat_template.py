@@ -73,6 +73,29 @@ DEFAULT_CHAT_TEMPLATE = r"""
 {%- endif -%}
 """.strip()
 
+#: Turns a message's list of parts into text in which images are marked, before a template that
+#: takes text alone sees it.
+_PARTS_TO_TEXT = (
+    "{%- set vora = namespace(messages=[]) %}"
+    "{%- for message in messages %}"
+    "{%- if message['content'] is string or message['content'] is not iterable"
+    " or message['content'] is mapping %}"
+    "{%- set vora.messages = vora.messages + [message] %}"
+    "{%- else %}"
+    "{%- set content = namespace(text='') %}"
+    "{%- for part in message['content'] %}"
+    "{%- if part['type'] in ('image', 'image_url', 'input_image') %}"
+    "{%- set content.text = content.text + '<|image_pad|>' %}"
+    "{%- elif 'text' in part %}"
+    "{%- set content.text = content.text + part['text'] %}"
+    "{%- endif %}"
+    "{%- endfor %}"
+    "{%- set vora.messages = vora.messages + [dict(message, content=content.text)] %}"
+    "{%- endif %}"
+    "{%- endfor %}"
+    "{%- set messages = vora.messages %}{{ '' }}"
+)
+
 _PROBE = "vora-probe"
 #: Names that templates write without asking whether there are such tokens.
 _TOKENS = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk")}
@@ -154,3 +177,15 @@ def default_for(vocabulary: dict[str, int]) -> str | None:
     """ChatML, where a tokenizer has its tokens."""
     known = all(token in vocabulary for token in _CHATML_TOKENS)
     return DEFAULT_CHAT_TEMPLATE if known else None
+
+
+def with_parts_as_text(template: str) -> str:
+    """A chat template that first turns each list of parts into text in which images are marked.
+
+    So extended, a template that takes text alone places images. It also shows tools that read
+    templates, vLLM among them, that messages may be lists.
+
+    Args:
+        template: takes strings; used as it is behind the extension.
+    """
+    return _PARTS_TO_TEXT + template

@@ -97,9 +97,7 @@ def write_data(out: Path, images: int) -> None:
     if not (out / "held_out.parquet").exists():
         table = pa.Table.from_pylist(list(rows("test", 0, 600)))
         pq.write_table(table, out / "held_out.parquet")
-    if not (out / "text.jsonl").exists():
-        lines = [json.dumps({"id": i, "conversations": described(i)}) for i in range(6000)]
-        (out / "text.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(out)
     if not (out / "conversations.tar").exists():
         with tarfile.open(out / ".conversations.tar", "w") as tar:
             for index in range(images, images + images // 4):
@@ -112,16 +110,26 @@ def write_data(out: Path, images: int) -> None:
         (out / ".conversations.tar").rename(out / "conversations.tar")
 
 
-def make_text_model(out: Path, steps: int) -> None:
-    """A VoRA checkpoint that knows text alone; its embedder is untrained."""
+def write_text(out: Path) -> None:
+    """Conversations without images, which the base LLM learns from."""
+    if not (out / "text.jsonl").exists():
+        lines = [json.dumps({"id": i, "conversations": described(i)}) for i in range(6000)]
+        (out / "text.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def make_text_model(out: Path, steps: int, width: int = WIDTH) -> None:
+    """A VoRA checkpoint that knows text alone; its embedder is untrained.
+
+    vLLM serves it on CPU if its heads are 32 wide, as they are in an LLM of 128.
+    """
     tokenizer = train_tokenizer(SEED, 512)
     processor = VoRAProcessor(VoRAImageProcessor(settings()), tokenizer)
-    sizes = {"hidden_size": WIDTH, "layers": BLOCKS, "heads": HEADS, "kv_heads": HEADS}
+    sizes = {"hidden_size": width, "layers": BLOCKS, "heads": HEADS, "kv_heads": HEADS}
     config = VoRAConfig.from_llm_config(
-        llm_config(512, **sizes, mlp=3 * WIDTH),
+        llm_config(512, **sizes, mlp=3 * width),
         image_size=IMAGE_SIZE,
         patch_size=PATCH,
-        vision_embedding_intermediate_size=WIDTH,
+        vision_embedding_intermediate_size=width,
         position_mode="interpolate",
         image_token_id=processor.image_token_id,
     )
@@ -151,14 +159,15 @@ def make_teacher(
     images: int,
     name: str = "teacher",
     architecture: Literal["aimv2", "siglip"] = "aimv2",
+    width: int = WIDTH,
 ) -> None:
     """A small vision model that knows shapes, colours and places."""
     recipe = TeacherRecipe(
         architecture=architecture,
-        hidden_size=WIDTH,
+        hidden_size=width,
         layers=TEACHER_BLOCKS,
         heads=HEADS,
-        mlp=2 * WIDTH,
+        mlp=2 * width,
         images=images,
         optimisation=Optimisation(
             steps=steps,

@@ -66,7 +66,7 @@ def _read(header: CheckpointHeader) -> ModelCost:
             decoder=_decoder(config["text_config"]),
             tower=Tower(
                 hidden=hidden,
-                layers=int(vision["num_hidden_layers"]),
+                layers=_layers_used(config),
                 intermediate=int(vision["intermediate_size"]),
                 patch=patch,
                 gated=False,
@@ -111,6 +111,13 @@ def _read(header: CheckpointHeader) -> ModelCost:
     raise ConfigError(
         f"{header.folder} is a model of the family {family!r}, whose cost is not known here."
     )
+
+
+def _layers_used(config: Mapping[str, Any]) -> int:
+    """Blocks of LLaVA's tower up to the one whose states are taken; servers leave out the rest."""
+    layers = int(config["vision_config"]["num_hidden_layers"])
+    taken = int(config.get("vision_feature_layer", -1))
+    return layers + 1 + taken if taken < 0 else taken
 
 
 def _decoder(config: Mapping[str, Any]) -> Decoder:

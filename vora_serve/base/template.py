@@ -9,30 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from model_plugin import CheckpointError
-from model_plugin.chat_template import DEFAULT_CHAT_TEMPLATE, content_form
+from model_plugin.chat_template import DEFAULT_CHAT_TEMPLATE, content_form, with_parts_as_text
 
-#: Turns a message's list of parts into text in which images are marked, before a template that
-#: takes text alone sees it.
-_PARTS_TO_TEXT = (
-    "{%- set vora = namespace(messages=[]) %}"
-    "{%- for message in messages %}"
-    "{%- if message['content'] is string or message['content'] is not iterable"
-    " or message['content'] is mapping %}"
-    "{%- set vora.messages = vora.messages + [message] %}"
-    "{%- else %}"
-    "{%- set content = namespace(text='') %}"
-    "{%- for part in message['content'] %}"
-    "{%- if part['type'] in ('image', 'image_url', 'input_image') %}"
-    "{%- set content.text = content.text + '<|image_pad|>' %}"
-    "{%- elif 'text' in part %}"
-    "{%- set content.text = content.text + part['text'] %}"
-    "{%- endif %}"
-    "{%- endfor %}"
-    "{%- set vora.messages = vora.messages + [dict(message, content=content.text)] %}"
-    "{%- endif %}"
-    "{%- endfor %}"
-    "{%- set messages = vora.messages %}{{ '' }}"
-)
 _USER = {"role": "user", "content": "  Two <b>lines</b>\nhere "}
 _ANSWER = {"role": "assistant", "content": "Yes."}
 _SYSTEM = {"role": "system", "content": "Be brief."}
@@ -66,7 +44,7 @@ def fit_template(own: str | None) -> tuple[str, str]:
         return DEFAULT_CHAT_TEMPLATE, "ChatML"
     if content_form(own) != "strings":
         return own, "kept"
-    extended = _PARTS_TO_TEXT + own
+    extended = with_parts_as_text(own)
     if _same(own, extended) and _form(extended) == "any":
         return extended, "extended to place images"
     return own, "kept; it takes text in which images are marked"

@@ -27,6 +27,7 @@ from model_plugin import (
     VoRAForCausalLM,
     VoRAProcessor,
 )
+from model_plugin.chat_template import content_form, with_parts_as_text
 from model_plugin.export import (
     GENERATION_DEFAULTS,
     MAX_SHARD_BYTES,
@@ -194,7 +195,10 @@ def _write_processor(folder: Path, processor: VoRAProcessor, model: VoRAForCausa
     processor.tokenizer.save_pretrained(str(folder))
     for name, content in (("preprocessor_config.json", pixels), ("processor_config.json", own)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
+    # Stock vLLM reads from a template's loops whether messages may be lists; ours has a macro.
+    own = processor.chat_template
+    template = own if content_form(own) == "lists" else with_parts_as_text(own)
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
 def _named(tensors: TensorStream, settings: ImageSettings) -> Iterator[tuple[str, torch.Tensor]]:
