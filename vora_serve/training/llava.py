@@ -196,8 +196,8 @@ def _write_processor(folder: Path, processor: VoRAProcessor, model: VoRAForCausa
     for name, content in (("preprocessor_config.json", pixels), ("processor_config.json", own)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     # Stock vLLM reads from a template's loops whether messages may be lists; ours has a macro.
-    own = processor.chat_template
-    template = own if content_form(own) == "lists" else with_parts_as_text(own)
+    chat = processor.chat_template
+    template = chat if content_form(chat) == "lists" else with_parts_as_text(chat)
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
