@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.vora_serve.world.emoji import fake_package
 from vora_core.errors import ConfigError
 from vora_serve.evaluation import Endpoint, ask_all, draw_table, summarise
 from vora_serve.evaluation.cli import evaluate
 from vora_serve.evaluation.client import EvaluationError
 from vora_serve.world.suite import ANSWERS, GROUPS, build_suite
+from vora_serve.world.wide import FAMILIES, find_assets
+from vora_serve.world.wide.suite import build_wide_suite
 
 Answer = Callable[[dict[str, Any]], tuple[int, bytes]]
 
@@ -112,6 +115,36 @@ def test_the_command_counts_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     assert rows["shape"]["blank"] == 0.0
     table = capsys.readouterr().out
     assert "| digit | 10 | 100.0% | 0.0% | 10.0% |" in table
+
+
+def test_the_wide_world_is_asked_about_two_images_at_once(tmp_path: Path) -> None:
+    folder = fake_package(tmp_path / "emoji")
+    items = build_wide_suite(find_assets(folder), 4, seed=3)
+    known = {
+        (*(image.tobytes() for image in item.images), item.question): item.answer for item in items
+    }
+
+    def answer(body: dict[str, Any]) -> tuple[int, bytes]:
+        *images, text = body["messages"][0]["content"]
+        shown_images = [
+            Image.open(
+                io.BytesIO(base64.b64decode(image["image_url"]["url"].partition(",")[2]))
+            ).convert("RGB")
+            for image in images
+        ]
+        key = (*(image.tobytes() for image in shown_images), text["text"])
+        return completion(known.get(key, "nothing"))
+
+    file = tmp_path / "result.json"
+    with serving(answer) as (url, bodies):
+        evaluate(url, suite="world", data=folder, limit=4, seed=3, output=file, concurrency=4)
+    assert len(bodies) == 2 * 4 * len(FAMILIES)
+    assert {len(body["messages"][0]["content"]) for body in bodies} == {2, 3}
+    result = json.loads(file.read_text())
+    assert result["suite"] == "world"
+    rows = {row["group"]: row for row in result["groups"]}
+    assert set(rows) == set(FAMILIES)
+    assert all((row["accuracy"], row["blank"]) == (1.0, 0.0) for row in rows.values())
 
 
 @pytest.mark.parametrize(

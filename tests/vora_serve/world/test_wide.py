@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.world.__main__ import draw_table, rates
 from tests import command_line
+from tests.vora_serve.world.emoji import fake_package
 from vora_core.errors import ConfigError
 from vora_serve.world.questions import NUMBERS
 from vora_serve.world.scenes import COLOURS, Split
@@ -23,31 +23,6 @@ from vora_serve.world.wide.suite import build_wide_suite
 from vora_serve.world.wide.words import WORDS
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-
-
-def fake_package(folder: Path, emoji: int = 64, flags: int = 6) -> Path:
-    """A package in the form of npm's, of plain discs: where the real one is not installed."""
-    images = folder / "img" / "google" / "64"
-    images.mkdir(parents=True)
-    entries = []
-    for number in range(emoji + flags):
-        letters = chr(97 + number // 26) + chr(97 + number % 26)
-        is_flag = number >= emoji
-        image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
-        ImageDraw.Draw(image).ellipse((4, 4, 60, 60), fill=(255, 3 * number, 0, 255))
-        image.save(images / f"{letters}.png")
-        entries.append(
-            {
-                "name": f"{letters.upper()} Flag" if is_flag else f"THING {letters.upper()}",
-                "category": "Flags" if is_flag else "Objects",
-                "image": f"{letters}.png",
-                "has_img_google": True,
-            }
-        )
-    entries.append(entries[0] | {"name": "KEYCAP 10"})
-    entries.append(entries[0] | {"name": "NOT DRAWN", "has_img_google": False})
-    (folder / "emoji.json").write_text(json.dumps(entries))
-    return folder
 
 
 @pytest.fixture(scope="module")
