@@ -27,8 +27,9 @@ class FakeHost(FakeEngine):
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     """Method, path with query, body."""
     used_after_drop: int = 0
-    in_use: dict[str, int] = field(default_factory=dict)
-    drop_delay_s: float = 0.0
+    held: bool = False
+    """Requests wait until it is false again."""
+    waiting: int = 0
 
     async def models(self, request: Request) -> Response:
         listed = json.loads(bytes((await super().models(request)).body))
@@ -45,6 +46,10 @@ class FakeHost(FakeEngine):
             self.used_after_drop += 1
             error = {"message": f"The model `{model}` does not exist.", "code": 404}
             return JSONResponse({"error": error}, 404)
+        self.waiting += 1
+        while self.held:
+            await asyncio.sleep(0.01)
+        self.waiting -= 1
         return await super().generate(request)
 
     async def administer(self, request: Request) -> Response:
@@ -63,7 +68,6 @@ class FakeHost(FakeEngine):
             return JSONResponse({"name": given["name"], "sha256": "ab", "in_flight": 0})
         name = request.path_params["name"]
         del self.adapters[name]
-        await asyncio.sleep(self.drop_delay_s)
         return JSONResponse({"name": name, "deleted": True})
 
     def app(self) -> Starlette:

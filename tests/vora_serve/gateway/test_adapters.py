@@ -277,31 +277,31 @@ def test_a_name_in_use_is_not_torn_away(site: Site, hosts: list[FakeHost]) -> No
         for _ in range(8):
             pool.submit(client)
         for _ in range(3):
-            time.sleep(0.3)
+            seen = codes.count(200)
+            while codes.count(200) < seen + 12:
+                time.sleep(0.01)
             assert site.call("DELETE", f"{ADMIN}/docs").status_code == 200
             assert site.call("POST", ADMIN, json=LOAD).status_code == 200
-        time.sleep(0.2)
         stop.set()
-    assert set(codes) == {200, 404}
-    assert codes.count(200) > 20
+    assert set(codes) <= {200, 404}
     assert sum(host.used_after_drop for host in hosts) == 0, "a 404 is the gateway's own"
 
 
 def test_an_adapter_that_stays_in_use_stays(site: Site, hosts: list[FakeHost]) -> None:
     site.call("POST", ADMIN, json=LOAD)
     for host in hosts:
-        host.first_delay_s = 1
+        host.held = True
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(site.chat, "docs")
-        while not any(host.running for host in hosts):
+        while not any(host.waiting for host in hosts):
             time.sleep(0.01)
         refused = site.call("DELETE", f"{ADMIN}/docs?timeout_s=0")
         assert refused.status_code == 409
         assert "still used by 1 requests" in refused.json()["error"]["message"]
+        for host in hosts:
+            host.held = False
         assert asked.result().status_code == 200
     assert all("docs" in host.adapters for host in hosts)
-    for host in hosts:
-        host.first_delay_s = 0
     assert site.chat("docs").status_code == 200
     assert site.call("DELETE", f"{ADMIN}/docs?timeout_s=-1").status_code == 400
 
