@@ -485,6 +485,7 @@ def test_a_fine_tunes_memory_counts_its_float32_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)  # twenty starts of two processes, and nothing here depends on time
 def test_ten_random_drills() -> None:
     said: list[str] = []
     drills(10, seed=int.from_bytes(os.urandom(2)), say=said.append)
