@@ -319,9 +319,20 @@ class _Generation:
         if not kind.startswith(b"text/event-stream"):
             self._context.phase = "decode"
             return await relay_non_streaming(
-                self._kind, answer.response, self._send, parsed.turn, parsed.legacy_calls
+                self._kind,
+                answer.response,
+                self._send,
+                turn=parsed.turn,
+                legacy_calls=parsed.legacy_calls,
+                namespaces=parsed.namespaces,
             )
-        state = StreamState(self._kind, parsed.wants_usage, parsed.legacy_calls, parsed.turn)
+        state = StreamState(
+            self._kind,
+            parsed.wants_usage,
+            legacy_calls=parsed.legacy_calls,
+            turn=parsed.turn,
+            namespaces=parsed.namespaces,
+        )
         settings = self._state.settings
         self._relay = StreamRelay(
             state,

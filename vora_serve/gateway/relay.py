@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -17,6 +17,7 @@ from vora_serve.gateway.legacy_calls import as_legacy
 from vora_serve.gateway.lifetime import Lifetime
 from vora_serve.gateway.response_shape import HOLDERS, complete_event, complete_response
 from vora_serve.gateway.schemas import Kind
+from vora_serve.gateway.schemas.namespaces import Names, restore
 from vora_serve.gateway.sse import HEARTBEAT, EventBuffer, event_data, event_name, split_events
 from vora_serve.gateway.stored import Turn
 from vora_serve.gateway.usage import Usage, rewrite_usage
@@ -41,6 +42,7 @@ class StreamState:
     wants_usage: bool
     legacy_calls: bool = False
     turn: Turn | None = None
+    namespaces: Names = field(default_factory=dict)
     final: dict[str, Any] | None = None
     """The finished response, where there is a turn to keep it."""
     usage: Usage | None = None
@@ -162,7 +164,10 @@ class StreamRelay:
         name = event_name(event)
         if name in _FINAL_RESPONSE_EVENTS:
             self.state.done = True
-        mends = self.state.kind == "response" and any(holder in data for holder in HOLDERS)
+        mends = self.state.kind == "response" and (
+            any(holder in data for holder in HOLDERS)
+            or (bool(self.state.namespaces) and b'"name":' in data)
+        )
         legacy = self.state.legacy_calls and b"tool_calls" in data
         if not mends and not legacy and b'"usage":{' not in data and b'"error":' not in data:
             return event
@@ -185,6 +190,7 @@ class StreamRelay:
                 tree["response"] |= self.state.turn.fields
                 self.state.final = tree["response"] if self.state.done else None
             complete_event(tree)
+            restore(tree, self.state.namespaces)
             name = tree["type"].encode() if name is not None and tree.get("type") else name
         if legacy:
             as_legacy(tree)
@@ -237,6 +243,7 @@ async def relay_non_streaming(
     send: Send,
     turn: Turn | None = None,
     legacy_calls: bool = False,
+    namespaces: Names | None = None,
 ) -> Usage | None:
     """Pass a non-streaming answer on: its usage rewritten, without fields that have no value.
 
@@ -246,6 +253,7 @@ async def relay_non_streaming(
         send: The ASGI send.
         turn: Keeps the answer, where it is one of a conversation that is kept.
         legacy_calls: Whether the caller knows calls only as ``function_call``.
+        namespaces: Of the functions that the caller offered in some.
 
     Raises:
         UpstreamError: it is not a JSON object.
@@ -265,6 +273,7 @@ async def relay_non_streaming(
         if turn is not None:
             tree |= turn.fields
         complete_response(tree)
+        restore(tree, namespaces or {})
         if turn is not None:
             await turn.keep(tree)
     else:

@@ -16,6 +16,7 @@ from vora_serve.gateway.schemas.chat import ChatCompletionRequest
 from vora_serve.gateway.schemas.completions import CompletionRequest
 from vora_serve.gateway.schemas.fields import FieldPolicy
 from vora_serve.gateway.schemas.files import document_in, pages_of, put_parts
+from vora_serve.gateway.schemas.namespaces import Names, flatten
 from vora_serve.gateway.schemas.responses import ResponsesRequest
 from vora_serve.gateway.schemas.tolerate import tolerate
 from vora_serve.gateway.schemas.tolerate_tools import in_older_words
@@ -54,6 +55,8 @@ class ParsedRequest:
     """Where the answer is one turn of a conversation that is kept."""
     legacy_calls: bool = False
     """Whether the caller knows calls only by the form that came before ``tool_calls``."""
+    namespaces: Names = field(default_factory=dict)
+    """Whose calls get their namespace back in the answer."""
     images: list[ImageRef] = field(default_factory=list)
     documents: list[DocumentRef] = field(default_factory=list)
     written: Callable[[dict[str, Any]], dict[str, Any]] | None = None
@@ -152,6 +155,7 @@ def parse_tree(
         InvalidRequestError: an unknown or refused field, a value out of bounds.
     """
     policy = FieldPolicy(settings)
+    namespaces = flatten(tree) if kind == "response" else {}
     legacy_calls = tolerate(kind, tree, policy)
     try:
         model = (schema or SCHEMAS[kind]).model_validate(tree)
@@ -172,6 +176,7 @@ def parse_tree(
         prefix="",
         dropped=policy.dropped,
         legacy_calls=legacy_calls,
+        namespaces=namespaces,
     )
     _collect(parsed, settings)
     _check(parsed, settings)
