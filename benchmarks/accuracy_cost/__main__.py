@@ -118,7 +118,8 @@ def _run(arguments: argparse.Namespace, may_begin: Callable[[], bool]) -> None:
         blank = int(seed) == arguments.seeds[0]
         system = _BY_NAME[name]
         found = serving.accuracy(system, checkpoint, items, arguments.work / "logs", blank)
-        found |= {"seed": int(seed), "cost": serving.cost(checkpoint)} | serving.machine()
+        tokens = serving.image_tokens(checkpoint)
+        found |= {"seed": int(seed), "image_tokens": tokens} | serving.machine()
         write_whole(file, found)
     first = {
         _BY_NAME[name]: _folder(arguments, [name, str(arguments.seeds[0])]) / "checkpoint"
@@ -128,7 +129,13 @@ def _run(arguments: argparse.Namespace, may_begin: Callable[[], bool]) -> None:
     if not done.exists() and all(path.exists() for path in first.values()) and may_begin():
         folder = arguments.work / "loadtest"
         serving.latency(first, folder, arguments.requests, arguments.repeats)
-        write_whole(done, {"ttft_s": serving.read_latency(folder)} | serving.machine())
+        texts = serving.read_text_tokens(folder)
+        counted = {
+            system.name: serving.prefill_gflop(path, texts[system.name])
+            for system, path in first.items()
+        }
+        times = serving.read_latency(folder)
+        write_whole(done, {"ttft_s": times, "prefill_gflop": counted} | serving.machine())
 
 
 def _folder(arguments: argparse.Namespace, unit: Sequence[str]) -> Path:
@@ -197,7 +204,7 @@ def _results(arguments: argparse.Namespace) -> Results:
         if files:
             accuracy[system.name] = [json.loads(f.read_text(encoding="utf-8")) for f in files]
     latency = arguments.out / "latency.json"
-    times = json.loads(latency.read_text(encoding="utf-8"))["ttft_s"] if latency.exists() else {}
+    cost = json.loads(latency.read_text(encoding="utf-8")) if latency.exists() else {}
     settings = json.loads((arguments.out / "settings.json").read_text(encoding="utf-8"))
     dates = sorted({r["date"] for found in accuracy.values() for r in found})
     machine = (
@@ -205,7 +212,9 @@ def _results(arguments: argparse.Namespace) -> Results:
         f"transformers {transformers.__version__}, vLLM {_vllm()}, {' to '.join(dates)}"
     )
     settings |= {"per_family": settings["questions"], "llm": f"{BLOCKS} blocks, {WIDTH} wide"}
-    return Results(accuracy, times, settings, machine)
+    return Results(
+        accuracy, cost.get("ttft_s", {}), cost.get("prefill_gflop", {}), settings, machine
+    )
 
 
 def _vllm() -> str:

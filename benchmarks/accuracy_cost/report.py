@@ -28,14 +28,17 @@ class Results:
     """What was measured.
 
     Attributes:
-        accuracy: of each system, a result of each seed: ``seed``, ``right``, ``blank``, ``cost``.
+        accuracy: of each system, a result of each seed: ``seed``, ``right``, ``blank``,
+            ``image_tokens``.
         latency: of each system, times to first token in seconds, round by round.
+        gflop: of each system, operations until the first token, in 10^9.
         settings: of the run.
         machine: what it ran on, a line.
     """
 
     accuracy: Mapping[str, Sequence[Mapping[str, Any]]]
     latency: Mapping[str, Sequence[Sequence[float]]]
+    gflop: Mapping[str, float]
     settings: Mapping[str, Any]
     machine: str
 
@@ -58,10 +61,11 @@ def draw_table(results: Results, shown: Sequence[System]) -> str:
         "| --- |" + " ---: |" * (len(FAMILIES) + 5),
     ]
     for system in shown:
-        cost = results.accuracy[system.name][0]["cost"]
+        tokens = results.accuracy[system.name][0]["image_tokens"]
+        gflop = results.gflop.get(system.name)
         cells = [f"{spread(scores(results, system, family))}" for family in (*FAMILIES, None)]
         lines.append(
-            f"| {system.title} | {cost['image_tokens']:.0f} | {cost['prefill_gflop']:.3f} | "
+            f"| {system.title} | {tokens} | {'–' if gflop is None else f'{gflop:.3f}'} | "
             f"{_ttft(results, system)} | {_ratio(results, system)} | {' | '.join(cells)} |"
         )
     chance = [100 / len(answers) for answers in ANSWERS.values()]
@@ -127,7 +131,7 @@ def draw_plot(results: Results, shown: Sequence[System], file: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), constrained_layout=True)
     for system in shown:
         rounds = results.latency.get(system.name)
-        tokens = results.accuracy[system.name][0]["cost"]["image_tokens"]
+        tokens = results.accuracy[system.name][0]["image_tokens"]
         for number, family in enumerate(FAMILIES):
             values = scores(results, system, family)
             error = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

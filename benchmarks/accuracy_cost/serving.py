@@ -103,13 +103,25 @@ def read_latency(folder: Path) -> dict[str, list[list[float]]]:
     return found
 
 
-def cost(checkpoint: Path) -> dict[str, float]:
-    """Image tokens, and operations until the first token, of a request of the load test."""
-    model = read_checkpoint(checkpoint)
+def read_text_tokens(folder: Path) -> dict[str, int]:
+    """Prompt tokens besides the image, by system, as the servers counted them."""
     return {
-        "image_tokens": model.image_tokens(IMAGE),
-        "prefill_gflop": model.prefill_flops(WORDS + 20, [IMAGE]) / 1e9,
+        name: int(result["text_prompt_tokens"])
+        for point in sorted(path.name for path in (folder / "rounds").glob("one-image*"))
+        for _, results in RunFolder(folder).rounds(point)
+        for name, result in results.items()
+        if result["text_prompt_tokens"] is not None
     }
+
+
+def image_tokens(checkpoint: Path) -> int:
+    """Tokens of an image of the load test."""
+    return read_checkpoint(checkpoint).image_tokens(IMAGE)
+
+
+def prefill_gflop(checkpoint: Path, text_tokens: int) -> float:
+    """Operations until the first token of a request of the load test, counted, in 10^9."""
+    return read_checkpoint(checkpoint).prefill_flops(text_tokens, [IMAGE]) / 1e9
 
 
 def _share(endpoint: Endpoint, items: list[Item]) -> dict[str, float]:
