@@ -81,7 +81,7 @@ audit: setup ## known vulnerabilities in what is pinned, by the policy in docs/s
 	$(BIN)/python -m venv build/audit && build/audit/bin/pip install --quiet "pip-audit>=2.9,<3"
 	PATH="$$PWD/build/audit/bin:$$PATH" .github/audit.sh
 
-test-playground: setup ## the playground in a headless Chromium, real engine behind it (needs chromium, node, npm)
+test-playground: setup ## the playground in headless Chromium and Firefox, real engine behind it (needs both, node, npm)
 	$(OFFLINE) VORA_BROWSER=required $(BIN)/python -m pytest -m "not gpu" tests/playground $(PYTEST_ARGS)
 
 test-examples: setup ## examples and the code blocks of README and docs, against a real engine (needs node, npm)

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import AxeBuilder from "@axe-core/playwright";
+import { onTheWay } from "./unguarded.mjs";
 
 /** Until a model can be asked; answers are then greedy, so that scenarios can compare them. */
 export async function ready(page) {
@@ -86,15 +87,19 @@ export async function carrying(page, path, type) {
 }
 
 /** Change the body of chat requests on their way, as another client could send them. */
-export const withFields = (page, fields) => page.route("**/v1/chat/completions", (route) => {
-  const body = { ...route.request().postDataJSON(), ...fields };
-  return route.continue({ postData: JSON.stringify(body) });
-});
+export async function withFields(page, fields) {
+  if (page.unguarded) onTheWay.fields = fields;
+  else await page.route("**/v1/chat/completions", (route) => {
+    const body = { ...route.request().postDataJSON(), ...fields };
+    return route.continue({ postData: JSON.stringify(body) });
+  });
+}
 
 /** Keep the bodies of chat requests. */
 export function watchBodies(page) {
   const bodies = [];
-  page.on("request", (request) => {
+  if (page.unguarded) onTheWay.bodies.push(bodies);
+  else page.on("request", (request) => {
     if (request.url().endsWith("/v1/chat/completions")) bodies.push(request.postDataJSON());
   });
   return bodies;

@@ -8,6 +8,12 @@ import { adviceFor } from "./notice.js";
 import { timing } from "./timing.js";
 
 const MAX_TIMES = 4096;
+/** Whether the page is about to go. Firefox breaks requests off first; that is no fault of theirs. */
+let leaving = false;
+addEventListener("beforeunload", () => {
+  leaving = true;
+  setTimeout(() => { leaving = false; }, 2000);  // a download goes on without leaving
+});
 
 export class Answer {
   /**
@@ -41,7 +47,7 @@ export class Answer {
       for await (const chunk of chat(body, this.abort.signal)) this.#take(chunk);
       this.kept.state = "done";
     } catch (error) {
-      this.kept.state = error.name === "AbortError" ? "stopped" : "failed";
+      this.kept.state = leaving || error.name === "AbortError" ? "stopped" : "failed";
       if (this.kept.state === "failed") this.kept.error = { message: error.message, code: error.code ?? "", status: error.status ?? 0 };
     }
     this.node.setAttribute("aria-busy", "false");
