@@ -23,6 +23,7 @@ NEED_MORE = {
     "finetune": ["--config", "small_finetune_native"],
     "merge": ["source=a", "out=b"],
     "plot": ["."],
+    "base import": ["smollm2", "--out", "base"],
     "demo train": ["--run", "run"],
 }
 
