@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
+import shutil
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx
@@ -14,6 +14,7 @@ import psutil
 import pytest
 from starlette.testclient import TestClient
 
+from tests.vora_serve.explain.fake_process import ask, listening
 from tests.vora_serve.explain.test_explain import FIXTURES, data_url, question
 from tests.vora_serve.gateway.fake_engine import FakeEngine, running
 from tests.vora_serve.gateway.real_engine import serving
@@ -22,53 +23,6 @@ from vora_serve.explain import on_demand
 from vora_serve.explain.on_demand import OnDemand, is_small
 from vora_serve.gateway import create_app, load_settings
 from vora_serve.gateway.listen import bind_unix
-
-#: Answers each connection with its process's id; ends by itself, or breaks, where told.
-_FAKE = """
-import os, socket, sys, threading, time
-threading.Thread(target=lambda: (os.read(0, 1), os._exit(0)), daemon=True).start()
-listener = socket.socket(fileno=int(sys.argv[1]))
-listener.setblocking(True)
-if "break" in sys.argv:
-    sys.exit("out of luck")
-listener.settimeout(0.3 if "idle" in sys.argv else None)
-try:
-    while True:
-        connection, _ = listener.accept()
-        connection.sendall(str(os.getpid()).encode())
-        connection.close()
-except TimeoutError:
-    pass
-"""
-
-
-class Fake(OnDemand):
-    """As ever, but the process is a few lines that load no model."""
-
-    how = ""
-
-    def command(self, descriptor: int) -> list[str]:
-        return [sys.executable, "-c", _FAKE, str(descriptor), self.how]
-
-
-@contextlib.asynccontextmanager
-async def listening(how: str = "") -> AsyncIterator[Fake]:
-    explainer = Fake("model", 60)
-    explainer.how = how
-    explainer.listen()
-    try:
-        yield explainer
-    finally:
-        await explainer.stop()
-
-
-async def ask(explainer: OnDemand) -> int:
-    """Which process answered; 0 for a connection that was closed."""
-    reader, writer = await asyncio.open_unix_connection(str(explainer.socket))
-    async with asyncio.timeout(30):
-        said = await reader.read()
-    writer.close()
-    return int(said or 0)
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -133,10 +87,10 @@ def test_one_that_breaks_leaves_nobody_waiting(
 def test_it_ends_with_the_server_however_that_ends() -> None:
     program = (
         "import asyncio, sys\n"
-        "from tests.vora_serve.explain.test_on_demand import ask, listening\n"
+        "from tests.vora_serve.explain.fake_process import ask, listening\n"
         "async def main():\n"
         "    async with listening() as explainer:\n"
-        "        print(await ask(explainer), flush=True)\n"
+        "        print(await ask(explainer), explainer.socket.parent, flush=True)\n"
         "        await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
     )
@@ -146,12 +100,14 @@ def test_it_ends_with_the_server_however_that_ends() -> None:
             *(sys.executable, "-c", program), stdout=asyncio.subprocess.PIPE
         )
         assert server.stdout is not None
-        pid = int(await server.stdout.readline())
+        pid_text, folder = (await server.stdout.readline()).decode().split()
+        pid = int(pid_text)
         assert alive(pid)
         server.kill()
         await server.wait()
         while alive(pid):
             await asyncio.sleep(0.05)
+        shutil.rmtree(folder)  # one that is killed cannot
 
     run(test)
 
