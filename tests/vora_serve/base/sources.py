@@ -30,6 +30,8 @@ TEXT = [
     "def add(a, b):\n    return a + b\n\n\nprint(add(1,  2))",
     "It's what she's said: they'll go, I'd stay. ÄÖÜ café naïve.",
 ]
+#: A token of the Llama tokenizer that is not made of others.
+WHOLE = "zymurgy"
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
@@ -66,6 +68,10 @@ def tokenizer(
         show_progress=False,
     )
     backend.train_from_iterator(TEXT * 4, trainer)
+    if pre == "llama-bpe":  # a word that no merges lead to, which Llama 3 takes whole
+        plain = json.loads(backend.to_str())
+        plain["model"]["vocab"]["Ġ" + WHOLE] = len(plain["model"]["vocab"])
+        backend = Tokenizer.from_str(json.dumps(plain))
     made = PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token=special[0], clean_up_tokenization_spaces=False
     )

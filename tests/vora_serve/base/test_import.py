@@ -133,7 +133,7 @@ def test_a_gguf_file_gives_the_model_that_it_was_made_from(
     file = sources.save_gguf(tmp_path / "model.gguf", model, made, pre)
     base = imported(file, tmp_path / "base")
     tokenizer = AutoTokenizer.from_pretrained(base)
-    texts = [*PROMPTS, "cafe\u0301 brown fox  12", "x  123456"]
+    texts = [*PROMPTS, "cafe\u0301 brown fox  12", "x  123456", f"a {sources.WHOLE}"]
     assert [tokenizer(t).input_ids for t in texts] == [made(t).input_ids for t in texts]
     after = AutoModelForCausalLM.from_pretrained(base)
     assert after.dtype == torch.float32
