@@ -328,10 +328,11 @@ LAUNCHERS = {
 
 
 def launched(
-    recipe: Path, *overrides: str, launcher: str = "torchrun"
+    recipe: Path, *overrides: str, launcher: str = "torchrun", processes: int = 2
 ) -> subprocess.CompletedProcess[str]:
-    """A pretraining by two processes."""
-    command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "vora_serve", "pretrain"]
+    """A pretraining by several processes."""
+    launch = [str(processes) if part == "2" else part for part in LAUNCHERS[launcher]]
+    command = [sys.executable, "-m", *launch, "-m", "vora_serve", "pretrain"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         [*command, "--config", str(recipe), *overrides],
@@ -396,6 +397,32 @@ def test_a_sharded_run_that_was_killed_goes_on(tmp_path: Path, sharding: str) ->
         one = [line[key] for line in metrics(tmp_path / "whole")]
         assert one == [line[key] for line in metrics(tmp_path / "cut")], key
     assert math.isfinite(metrics(tmp_path / "cut")[-1]["lm"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_run_resumes_with_another_number_of_processes(tmp_path: Path) -> None:
+    """Two begin, one resumes: the losses are those of an undisturbed run."""
+    file = bases.pretrain_recipe(tmp_path)
+    settings = ["optimisation.steps=12", "optimisation.save_every=4", "data.max_skipped=0"]
+    whole = launched(file, *settings, f"run={tmp_path / 'whole'}", f"out={tmp_path / 'a'}")
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    wall = [f"run={tmp_path / 'cut'}", f"out={tmp_path / 'b'}"]
+    data = tmp_path / "data" / "data.jsonl"
+    kept = data.read_text()
+    data.write_text("\n".join([*kept.splitlines()[:-1], "broken"]) + "\n")
+    assert launched(file, *settings, *wall).returncode != 0
+    before = len(metrics(tmp_path / "cut"))
+    data.write_text(kept)
+    alone = launched(file, "optimisation.sharding=fsdp2", *settings, *wall, processes=1)
+    assert "was saved with optimisation.sharding none" in alone.stderr
+    assert len(metrics(tmp_path / "cut")) == before, "refused before work started"
+    resumed = launched(file, *settings, *wall, processes=1)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert 0 < before < len(metrics(tmp_path / "cut"))
+    for key in ("lm", "distill", "grad_norm"):
+        one = [line[key] for line in metrics(tmp_path / "whole")]
+        assert one == pytest.approx([line[key] for line in metrics(tmp_path / "cut")], abs=2e-4)
 
 
 @pytest.mark.slow
