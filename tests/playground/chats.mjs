@@ -34,7 +34,7 @@ export async function chats_survive_reload_compare_and_new_chat({ world, open })
   assert.equal(bodies[0].messages[0].content[0].type, "image_url", "the image came back too");
   assert.deepEqual(bodies[0].messages.map((message) => message.role), ["user", "assistant", "user"]);
   await page.click("#new-chat");
-  assert.equal(await page.locator(".turn").count(), 0);
+  await page.waitForSelector(".turn", { state: "detached" });
   await ask(page, "Which digit is this?");
   await page.click("#open-chats");
   await listed(page, 2);
@@ -72,6 +72,7 @@ export async function chats_are_found_renamed_moved_and_deleted({ world, open })
   await upload(page, image(world, "scene.png"));
   const [said] = await ask(page, "How many shapes are there?");
   await page.click("#new-chat");
+  await page.waitForSelector(".turn", { state: "detached" });
   await ask(page, "Which digit is this?");
   await page.click("#open-chats");
   await listed(page, 2);

@@ -100,6 +100,7 @@ export async function words_of_an_answer_that_streams({ world, open }) {
   await lit(page, world.count);
   await page.keyboard.press("Escape");
   await page.click("#new-chat");
+  await page.waitForSelector(".turn", { state: "detached" });
   await upload(page, image(world, "scene.png"));
   await withFields(page, { ignore_eos: true, max_tokens: 400 });
   await send(page, "How many shapes are there?");
