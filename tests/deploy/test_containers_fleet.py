@@ -94,7 +94,11 @@ def fleet(
     )
     try:
         running.up("redis", "prometheus", *ENGINES, "gateway")
-        wait_for("both engines", lambda: up(running) == 2, LIMIT_S)
+        try:
+            wait_for("both engines", lambda: up(running) == 2, LIMIT_S)
+        except TimeoutError as error:
+            seen = running.metric("vora_gateway_upstream_up")
+            raise AssertionError(f"{error}: {seen}\n{running.logs('gateway')[-3000:]}") from None
         yield running
     finally:
         running.down()
