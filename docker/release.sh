@@ -47,7 +47,10 @@ pinned() {
         *@sha256:*) echo "$1" ;;
         *)
             docker pull --quiet "$1" >/dev/null
-            docker inspect --format '{{index .RepoDigests 0}}' "$1"
+            # Other registries may have the same image under a digest of their own.
+            local name=${1##*/}
+            docker inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$1" |
+                grep -F --max-count 1 "${1%"$name"}${name%%:*}@"
             ;;
     esac
 }

@@ -39,7 +39,7 @@ TALK: dict[str, Any] = {
     "max_tokens": 8,
 }
 #: Megabytes over the base image, by target. The engine's was 3,500 before it was slimmed.
-BOUNDS = {"gateway": 170, "engine-cpu": 1750}
+BOUNDS = {"gateway": 180, "engine-cpu": 1750}
 
 
 def show(url: str) -> dict[str, Any]:

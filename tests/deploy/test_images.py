@@ -157,8 +157,8 @@ def test_the_gateway_holds_no_torch_and_stays_small() -> None:
         # How much bytecode there is depends on what was imported before.
         if file.suffix != ".pyc" and file.locate().is_file()  # type: ignore[attr-defined]
     )
-    # Of which numpy, for the gateway's resizing, takes 57 MB.
-    assert size < 160e6, f"{size / 1e6:.0f} MB"
+    # Of which numpy, for the gateway's resizing, takes 57 MB, and the decoder of PNG 15.
+    assert size < 170e6, f"{size / 1e6:.0f} MB"
 
 
 def test_every_requirement_of_the_gateway_is_pinned() -> None:

@@ -7,19 +7,19 @@ const client = new OpenAI({ baseURL, apiKey: "none", maxRetries: 0 });
 const ask = (content, more = {}) => ({
   model, max_tokens: 8, temperature: 0, messages: [{ role: "user", content }], ...more,
 });
-const image = [
+const question = [
   { type: "text", text: "what is it?" },
   { type: "image_url", image_url: { url: image } },
 ];
 
 assert.deepEqual((await client.models.list()).data.map((card) => card.id), [model]);
 
-const whole = await client.chat.completions.create(ask(image));
+const whole = await client.chat.completions.create(ask(question));
 assert.ok(whole.usage.prompt_tokens_details.image_tokens > 0);
 
 let text = "";
 const stream = await client.chat.completions.create(
-  ask(image, { stream: true, stream_options: { include_usage: true } }));
+  ask(question, { stream: true, stream_options: { include_usage: true } }));
 let usage = null;
 for await (const chunk of stream) {
   text += chunk.choices[0]?.delta?.content ?? "";
