@@ -143,7 +143,11 @@ class ImageLoader:
         """
         self.check(refs)
         result = LoadedImages(owner=owner)
-        wanted = [(ref.content or ref.url, self._target(ref, geometry)) for ref in refs]
+        several = len(refs) > 1  # a single one needs no hash of its megabytes
+        wanted = [
+            (ref.content or ref.url if several else b"", self._target(ref, geometry))
+            for ref in refs
+        ]
         distinct = dict(zip(wanted, refs, strict=True))
         gate = asyncio.Semaphore(self._settings.max_concurrent_fetches_per_request)
         deadline = asyncio.get_running_loop().time() + self._settings.total_timeout_s

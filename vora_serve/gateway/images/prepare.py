@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -117,6 +118,7 @@ def _resizing() -> Callable[..., Any]:
     from vora_core.pixels import resized_rgb
 
     use_single_blocks()
+    gc.freeze()  # what these imports made lives as long as the process
     return resized_rgb
 
 

@@ -69,11 +69,12 @@ class ParsedRequest:
         Returns:
             Bytes of the caller's own ``data:`` URLs that are let go of.
         """
-        given = {ref.url for ref in self.images if ref.url[:5].lower() == "data:"}
+        placed = {id(url) for url in urls}  # by identity: hashing megabytes takes a millisecond
+        given = {id(ref.url): ref.url for ref in self.images if ref.url[:5].lower() == "data:"}
         for (holder, key), url in zip(self._slots, urls, strict=True):
             holder[key] = url
         self.images = [replace(ref, url="", content=None) for ref in self.images]
-        return sum(len(url) for url in given.difference(urls))
+        return sum(len(url) for key, url in given.items() if key not in placed)
 
     def place_pages(self, files: Sequence[Sequence[bytes]]) -> int:
         """Put the images of the files' pages where the files were, each as an image's file.
