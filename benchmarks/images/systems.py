@@ -149,7 +149,7 @@ def engine(
     command = [
         *(sys.executable, "-m", "vora_serve.engine", "--model", str(model)),
         *("--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)),
-        *("--enforce-eager", "--max-model-len", "2048", *given),
+        *("--enforce-eager", *given),
     ]
     if servers > 1:
         command += ["--api-server-count", str(servers)]
