@@ -9,11 +9,7 @@ from contextlib import contextmanager
 from vora_core.errors import RateLimitError, RequestTooLargeError
 from vora_serve.gateway.semaphore import WeightedSemaphore
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
-#: Smaller blocks are used again: an image on its way to an engine is copied a few times, and fresh
-#: pages for each copy would take longer than all that is done to a small one.
-_REUSED_BYTES = 4 * 2**20
-_KEPT_BYTES = 32 * 2**20
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
 
 def give_back_freed_memory() -> None:
@@ -25,8 +21,7 @@ def give_back_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _REUSED_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, 256 * 1024)
         mallopt(_M_ARENA_MAX, 2)
 
 
