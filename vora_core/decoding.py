@@ -89,6 +89,7 @@ def decode(content: bytes, header: Header, *, least: tuple[int, int] | None = No
     Raises:
         ImageRequestError: it does not decode without fault.
     """
+    _use_single_blocks()
     if header.format == "JPEG":
         return guarded(lambda: _decode_jpeg(content, least))
     if header.format == "PNG":
@@ -99,6 +100,14 @@ def decode(content: bytes, header: Header, *, least: tuple[int, int] | None = No
     if header.format == "GIF":
         guarded(lambda: require_end(content))
     return guarded(lambda: _decode_with_pillow(content, header.format))
+
+
+def _use_single_blocks() -> None:
+    """Have Pillow keep each image in one block from now on, whatever its size.
+
+    Only then can an image lose its alpha, or be resized, without a copy of all its pixels.
+    """
+    Image.core.set_use_block_allocator(1)  # type: ignore[attr-defined]
 
 
 def scaled_size(settings: ImageSettings, header: Header) -> tuple[int, int]:

@@ -34,11 +34,6 @@ ctypes.pythonapi.PyCapsule_GetPointer.restype = ctypes.c_void_p
 ctypes.pythonapi.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
-def use_single_blocks() -> None:
-    """Have Pillow keep each image in one block from now on, whatever its size."""
-    Image.core.set_use_block_allocator(1)  # type: ignore[attr-defined]
-
-
 def pixels_of(image: Image.Image) -> UInt8Array:
     """The pixels of an RGB image, which must stay alive and unchanged while they are used.
 

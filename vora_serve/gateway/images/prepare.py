@@ -114,10 +114,8 @@ def prepare(content: bytes, header: Header, target: Target) -> CleanImage:
 @lru_cache(maxsize=1)
 def _resizing() -> Callable[..., Any]:
     """``resized_rgb``; imported with the first image, since numpy takes 16 MB and 0.1 s."""
-    from vora_core.pixel_memory import use_single_blocks
     from vora_core.pixels import resized_rgb
 
-    use_single_blocks()
     gc.freeze()  # what these imports made lives as long as the process
     return resized_rgb
 
