@@ -4,7 +4,8 @@
 
 Trains each system at each seed, serves each checkpoint behind the gateway, asks held-out questions,
 measures latency with the load test, and writes a table and a plot. What is done is not done again:
-the command can be stopped and started at will.
+the command can be stopped and started at will. Latencies need an otherwise idle machine:
+``--skip-latency`` leaves them to a later call.
 """
 
 from __future__ import annotations
@@ -78,6 +79,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=4, help="Rounds of the load test.")
     parser.add_argument("--jobs", type=int, default=2, help="Trainings at once, a core each.")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="Begin nothing later.")
+    parser.add_argument(
+        "--skip-latency", action="store_true", help="Leave the load test to a quieter time."
+    )
     parser.add_argument("--only-report", action="store_true")
     parser.add_argument("--unit", nargs="+", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -121,6 +125,11 @@ def _run(arguments: argparse.Namespace, may_begin: Callable[[], bool]) -> None:
         tokens = serving.image_tokens(checkpoint)
         found |= {"seed": int(seed), "image_tokens": tokens} | serving.machine()
         write_whole(file, found)
+    if not arguments.skip_latency:
+        _measure_latency(arguments, may_begin)
+
+
+def _measure_latency(arguments: argparse.Namespace, may_begin: Callable[[], bool]) -> None:
     first = {
         _BY_NAME[name]: _folder(arguments, [name, str(arguments.seeds[0])]) / "checkpoint"
         for name in arguments.systems
