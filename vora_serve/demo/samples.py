@@ -15,6 +15,7 @@ from vora_serve.world.questions import (
     describe_request,
     digit_caption,
     digit_questions,
+    only_seen,
     scene_caption,
     scene_questions,
 )
@@ -104,22 +105,6 @@ def by_weight(
         if not waiting[family]:
             del waiting[family]
     return ordered
-
-
-def only_seen(questions: list[Question]) -> list[Question]:
-    """Leave out questions that the conversation before them answers: one must look at the image.
-
-    A question of place names the colours and shapes of two things, and "the circle is red" also
-    answers what is red. A model that can read them off learns to read, not to see.
-    """
-    told: set[str] = set()
-    left = []
-    for question in questions:
-        if question.family in ("colour", "shape") and told.issuperset(question.tells):
-            continue
-        told.update(question.tells)
-        left.append(question)
-    return left
 
 
 class Texts:

@@ -247,7 +247,12 @@ def teacher_config(recipe: TeacherRecipe, image_size: int, patch_size: int) -> T
 
 
 def train_teacher(
-    recipe: TeacherRecipe, settings: ImageSettings, run_dir: Path
+    recipe: TeacherRecipe,
+    settings: ImageSettings,
+    run_dir: Path,
+    *,
+    device: str = "cpu",
+    workers: int = 2,
 ) -> tuple[Any, dict[str, float]]:
     """Train the teacher; a function of recipe and settings.
 
@@ -255,6 +260,8 @@ def train_teacher(
         recipe: architecture, number of images, optimisation.
         settings: a fixed resolution.
         run_dir: gets ``metrics.jsonl`` lines of stage ``teacher``.
+        device: that it trains on; the images lie there too.
+        workers: processes that draw them.
 
     Returns:
         The vision model, and its losses and accuracies on validation images.
@@ -269,7 +276,10 @@ def train_teacher(
         module.vision.embeddings.position_embedding.weight.copy_(_EMBEDDING_SCALE * table)
         if recipe.architecture == "aimv2":  # SigLIP does not normalise its patches
             module.vision.embeddings.rms_norm.weight.fill_(_EMBEDDING_SCALE)
-    pool = draw_pool(LabelledImages(optimisation.seed, "train", recipe.images, settings))
+    module.to(device)
+    pool = draw_pool(
+        LabelledImages(optimisation.seed, "train", recipe.images, settings), device, workers
+    )
     optimizers = make_optimizers(module, optimisation)
     schedule = make_schedule(optimisation)
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -283,6 +293,7 @@ def train_teacher(
             for group, lr in zip(optimizer.param_groups, lrs, strict=True):
                 group["lr"] = lr * schedule(step)
         rows = torch.randint(recipe.images, (optimisation.batch_size,), generator=picks)
+        rows = rows.to(device)
         losses = module({name: tensor[rows] for name, tensor in pool.items()})
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(module.parameters(), optimisation.max_grad_norm)
@@ -299,25 +310,31 @@ def train_teacher(
             bar.set_postfix(loss=means["loss"], shape=means["shape_accuracy"])
             sums = {}
     held_out = LabelledImages(optimisation.seed, "validation", 512, settings)
-    return module.vision, measure(module, held_out)
+    found = measure(module, held_out, device, workers)
+    return module.vision.cpu(), found
 
 
 @torch.no_grad()
-def measure(module: SupervisedTeacher, images: LabelledImages) -> dict[str, float]:
+def measure(
+    module: SupervisedTeacher, images: LabelledImages, device: str = "cpu", workers: int = 2
+) -> dict[str, float]:
     """Losses and accuracies of a teacher on images, by name."""
     module.eval()
-    return {name: float(value) for name, value in module(draw_pool(images)).items()}
+    pool = draw_pool(images, device, workers)
+    return {name: float(value) for name, value in module(pool).items()}
 
 
-def draw_pool(images: LabelledImages) -> dict[str, torch.Tensor]:
-    """All images of a set, drawn by two processes; pixels in half precision to save memory."""
-    loader = DataLoader(images, batch_size=64, num_workers=2)
+def draw_pool(
+    images: LabelledImages, device: str = "cpu", workers: int = 2
+) -> dict[str, torch.Tensor]:
+    """All images of a set, drawn by a few processes; pixels in half precision to save memory."""
+    loader = DataLoader(images, batch_size=64, num_workers=workers)
     parts: dict[str, list[torch.Tensor]] = {}
     for batch in tqdm(loader, desc="images", unit="batch"):
         batch["pixel_values"] = batch["pixel_values"].half()
         for name, tensor in batch.items():
             parts.setdefault(name, []).append(tensor.clone())
-    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+    return {name: torch.cat(tensors).to(device) for name, tensors in parts.items()}
 
 
 def position_table(grid: int, width: int) -> torch.Tensor:

@@ -24,7 +24,10 @@ def evaluate(
         ),
     ] = None,
     suite: Annotated[
-        str, typer.Option(help="Questions: demo, world, vqa, choice, circular, pope, mme or open.")
+        str,
+        typer.Option(
+            help="Questions: demo, world, vqa, choice, circular, pope, mme, open or text."
+        ),
     ] = "demo",
     data: Annotated[
         Path | None,

@@ -6,10 +6,10 @@ import asyncio
 import base64
 import io
 import mimetypes
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from PIL import Image
@@ -17,6 +17,10 @@ from PIL import Image
 from vora_core.errors import VoRAError
 
 ImageSource = Image.Image | Path | tuple[Image.Image, ...] | None
+#: Sends a body to a path below ``/v1`` and returns what the server answered.
+Ask = Callable[[str, dict[str, Any]], Awaitable[Any]]
+I = TypeVar("I")  # noqa: E741
+R = TypeVar("R")
 
 
 class EvaluationError(VoRAError):
@@ -66,29 +70,54 @@ def ask_all(
     Raises:
         EvaluationError: the server cannot be reached, or refuses a question.
     """
-    return asyncio.run(_ask_all(endpoint, questions, progress, max_tokens))
+
+    async def one(post: Ask, model: str, question: tuple[ImageSource, str]) -> str:
+        return _reply(await post("/chat/completions", chat_request(model, *question, max_tokens)))
+
+    return for_all(endpoint, questions, one, progress)
 
 
-async def _ask_all(
+def for_all(
     endpoint: Endpoint,
-    questions: Sequence[tuple[ImageSource, str]],
+    items: Sequence[I],
+    one: Callable[[Ask, str, I], Awaitable[R]],
+    progress: Callable[[], None] = lambda: None,
+) -> list[R]:
+    """Do something with every item, several at a time, and return the results in order.
+
+    Args:
+        endpoint: the server.
+        items: what is asked about.
+        one: given a function that sends a body to a path, the model's name and an item.
+        progress: called after every item.
+
+    Raises:
+        EvaluationError: the server cannot be reached, or refuses a request.
+    """
+    return asyncio.run(_for_all(endpoint, items, one, progress))
+
+
+async def _for_all(
+    endpoint: Endpoint,
+    items: Sequence[I],
+    one: Callable[[Ask, str, I], Awaitable[R]],
     progress: Callable[[], None],
-    max_tokens: int,
-) -> list[str]:
+) -> list[R]:
     headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
     limits = httpx.Limits(max_connections=endpoint.concurrency)
     async with httpx.AsyncClient(
         headers=headers, timeout=endpoint.timeout, limits=limits, trust_env=False
     ) as client:
         model = endpoint.model or await _first_model(client, endpoint.root)
-        replies = [""] * len(questions)
-        waiting = iter(enumerate(questions))
+        results: dict[int, R] = {}
+        waiting = iter(enumerate(items))
+
+        async def post(path: str, body: dict[str, Any]) -> Any:
+            return await _send(client, "POST", f"{endpoint.root}{path}", body)
 
         async def work() -> None:
-            for index, (image, text) in waiting:
-                body = chat_request(model, image, text, max_tokens)
-                answer = await _post(client, f"{endpoint.root}/chat/completions", body)
-                replies[index] = _reply(answer)
+            for index, item in waiting:
+                results[index] = await one(post, model, item)
                 progress()
 
         try:
@@ -97,7 +126,7 @@ async def _ask_all(
                     group.create_task(work())
         except ExceptionGroup as errors:  # the first failure; it ended the others
             raise errors.exceptions[0] from None
-        return replies
+        return [results[index] for index in range(len(items))]
 
 
 def chat_request(model: str, image: ImageSource, text: str, max_tokens: int) -> dict[str, Any]:
@@ -139,10 +168,6 @@ async def _first_model(client: httpx.AsyncClient, root: str) -> str:
         return str(listing["data"][0]["id"])
     except (KeyError, IndexError, TypeError) as error:
         raise EvaluationError("The server lists no model; name one with --model.") from error
-
-
-async def _post(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> Any:
-    return await _send(client, "POST", url, body)
 
 
 async def _send(

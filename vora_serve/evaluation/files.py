@@ -97,7 +97,7 @@ def read_suite(
     Raises:
         ConfigError: the file, a record or an image is not as it should be.
     """
-    records = _records(file)[:limit]
+    records = read_records(file)[:limit]
     if not records:
         raise ConfigError(f"{file} holds no questions.")
     template = PROMPTS[kind] if prompt is None else prompt
@@ -172,7 +172,12 @@ def _metrics(kind: Kind, questions: Sequence[Question], replies: Sequence[str]) 
     return metrics
 
 
-def _records(file: Path) -> list[Any]:
+def read_records(file: Path) -> list[Any]:
+    """The records of a file of JSON lines, or of one JSON array.
+
+    Raises:
+        ConfigError: it cannot be read, or is neither.
+    """
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

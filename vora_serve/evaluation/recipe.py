@@ -21,7 +21,7 @@ class SuiteRecipe(_Strict):
     Attributes:
         kind: ``demo`` (the demo's world; needs no file), ``world`` (the wide world; ``data`` is the
             folder of its emoji), ``vqa``, ``choice``, ``circular``,
-            ``pope``, ``mme`` or ``open``.
+            ``pope``, ``mme``, ``open``, or ``text`` (does the model answer text as its LLM does?).
         data: the questions' file.
         images: folder of images; the file's own when absent.
         name: in the result; the file's when absent.
@@ -32,7 +32,7 @@ class SuiteRecipe(_Strict):
         blank: ask questions about drawn images again, about blank ones.
     """
 
-    kind: Literal["demo", "world", "vqa", "choice", "circular", "pope", "mme", "open"]
+    kind: Literal["demo", "world", "vqa", "choice", "circular", "pope", "mme", "open", "text"]
     data: Path | None = None
     images: Path | None = None
     name: str | None = None

@@ -17,6 +17,7 @@ from vora_serve.evaluation.client import Endpoint, ImageSource, ask_all
 from vora_serve.evaluation.files import Question, matches, read_suite, score
 from vora_serve.evaluation.recipe import EvaluationRecipe, SuiteRecipe
 from vora_serve.evaluation.table import draw_scores
+from vora_serve.evaluation.texts import Text, ask_texts, read_texts, score_texts
 from vora_serve.world.suite import Item, build_suite, is_right
 from vora_serve.world.wide.assets import EMOJI_FOLDER, find_assets
 from vora_serve.world.wide.suite import build_wide_suite
@@ -67,6 +68,8 @@ def _read(suite: SuiteRecipe) -> list[Any]:
         assets = find_assets(suite.data or EMOJI_FOLDER)
         return build_wide_suite(assets, suite.limit or _DEMO_LIMIT, suite.seed)
     assert suite.data is not None  # the recipe checks it
+    if suite.kind == "text":
+        return read_texts(suite.data, suite.limit)
     return read_suite(suite.kind, suite.data, suite.images, suite.prompt, suite.limit)
 
 
@@ -80,6 +83,8 @@ def _run(endpoint: Endpoint, suite: SuiteRecipe, questions: list[Any]) -> dict[s
         rows = summarise([(item.group, item.chance) for item in items], right, control)
         sys.stdout.write(draw_table(rows) + "\n")
         return {"suite": suite.kind, "seed": suite.seed, "groups": [asdict(row) for row in rows]}
+    if suite.kind == "text":
+        return _run_texts(endpoint, suite, questions)
     kind, asked = suite.kind, list[Question](questions)
     replies = _ask(endpoint, [(q.image, q.text) for q in asked], suite.label, suite.max_tokens)
     scores = score(kind, asked, replies)
@@ -101,6 +106,18 @@ def _run(endpoint: Endpoint, suite: SuiteRecipe, questions: list[Any]) -> dict[s
     }
 
 
+def _run_texts(endpoint: Endpoint, suite: SuiteRecipe, texts: list[Text]) -> dict[str, Any]:
+    with _progress(len(texts), suite.label) as bar:
+        replies = ask_texts(endpoint, texts, lambda: bar.update(1))
+    scores = score_texts(texts, replies)
+    sys.stdout.write(draw_scores(suite.label, scores) + "\n")
+    told = [
+        asdict(text) | {"reply": reply.reply, "logprob": sum(reply.logprobs)}
+        for text, reply in zip(texts, replies, strict=True)
+    ]
+    return {"suite": suite.label, "kind": suite.kind, **asdict(scores), "replies": told}
+
+
 def _ask_items(endpoint: Endpoint, items: list[Item], name: str) -> list[bool]:
     replies = _ask(endpoint, [(item.images, item.question) for item in items], name, 16)
     return [is_right(reply, item.answer) for reply, item in zip(replies, items, strict=True)]
@@ -109,8 +126,12 @@ def _ask_items(endpoint: Endpoint, items: list[Item], name: str) -> list[bool]:
 def _ask(
     endpoint: Endpoint, asked: list[tuple[ImageSource, str]], name: str, max_tokens: int
 ) -> list[str]:
-    with typer.progressbar(length=len(asked), label=name, file=sys.stderr, show_pos=True) as bar:
+    with _progress(len(asked), name) as bar:
         return ask_all(endpoint, asked, lambda: bar.update(1), max_tokens)
+
+
+def _progress(length: int, name: str) -> Any:
+    return typer.progressbar(length=length, label=name, file=sys.stderr, show_pos=True)
 
 
 def _write(output: Path, recipe: EvaluationRecipe, results: list[dict[str, Any]]) -> None:

@@ -25,4 +25,6 @@ def _cells(metrics: dict[str, float], keys: Sequence[str]) -> str:
 
 
 def _cell(key: str, value: float) -> str:
+    if key == "perplexity":
+        return f"{value:.3f}"
     return f"{value:.0f}" if key == "unclear" else f"{value:.1%}"

@@ -9,10 +9,11 @@ from pydantic import Field, model_validator
 
 from model_plugin import ConfigError
 from vora_serve.training.recipe import Strict
+from vora_serve.world.wide.rows import find_world
 
 log = logging.getLogger(__name__)
 _SKIPPED_SHARE = 0.01
-Format = Literal["jsonl", "parquet", "webdataset"]
+Format = Literal["jsonl", "parquet", "webdataset", "world"]
 _SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".json": "jsonl",
@@ -27,13 +28,16 @@ class Source(Strict):
     Attributes:
         files: paths or glob patterns; a folder means the data files in it.
         format: ``jsonl`` (a record a line, or one JSON array), ``parquet`` or ``webdataset``; by
-            the files' names when absent.
+            the files' names when absent. ``world`` draws samples of the wide world while training;
+            ``files`` is then the folder of its emoji.
+        split: of the world: ``train``, ``validation`` or ``test``.
         image_dir: folder that relative paths of images start from; the file's own when absent.
         weight: how often samples are drawn from here, relative to the other sources.
     """
 
     files: tuple[str, ...] = Field(min_length=1)
     format: Format | None = None
+    split: Literal["train", "validation", "test"] = "train"
     image_dir: str | None = None
     weight: float = Field(default=1.0, gt=0)
 
@@ -43,6 +47,8 @@ class Source(Strict):
         Raises:
             ConfigError: a pattern matches nothing, or the format is unknown.
         """
+        if self.format == "world":
+            return "world", self._emoji_folder()
         found: list[Path] = []
         for pattern in self.files:
             matches = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
@@ -61,6 +67,13 @@ class Source(Strict):
         if self.image_dir is not None and not Path(self.image_dir).is_dir():
             raise ConfigError(f"There is no folder of images {self.image_dir}.")
         return formats.pop(), found  # type: ignore[return-value]
+
+    def _emoji_folder(self) -> list[Path]:
+        folders = [Path(file) for file in self.files]
+        if len(folders) != 1:
+            raise ConfigError("A source of the format world has one entry in files: its emoji.")
+        find_world(folders[0], self.split)
+        return folders
 
 
 class Data(Strict):

@@ -113,6 +113,11 @@ def _data_notes(recipe: PretrainRun | FinetuneRun, plan: Plan, processes: int) -
     notes = []
     for source in recipe.data.sources:
         kind, files = source.resolve()
+        if kind == "world":
+            notes.append(
+                f"the {source.split} split of the wide world, drawn, weight {source.weight:g}"
+            )
+            continue
         size = sum(file.stat().st_size for file in files)
         notes.append(f"{len(files)} {kind} file(s), {_size(size)}, weight {source.weight:g}")
         times = reading(source, settings.seed, shards, readers)

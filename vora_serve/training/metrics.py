@@ -82,6 +82,7 @@ class Metrics:
         line: dict[str, Any] = {"stage": self.name, "step": step + 1}
         line |= dict.fromkeys(values)  # null where no step of the line gave finite numbers
         line |= {key: round(value / self.applied, 6) for key, value in self.sums.items()}
+        line["tokens"] = round(self.tokens / self.steps)  # of a step, on this process
         line["tokens_per_second"] = round(self.tokens / (now - self.since), 1)
         counts = {
             "skipped": skipped.count,

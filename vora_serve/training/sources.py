@@ -1,6 +1,7 @@
 """Data files distributed over the shards of a run, so that each row is read once in a pass.
 
-A source is a list of units in the order of a pass: row groups of Parquet, else whole files. Laid
+A source is a list of units in the order of a pass: row groups of Parquet, else whole files; a world
+that is drawn is one unit. Laid
 end to end, they are cut into as many equal parts as there are shards, and a unit that a cut goes
 through is cut at a row. Every second shard reads its part backwards, unit by unit, so that the two
 shards of a cut unit come to it at the same time, at the beginning or at the end of a pass.
@@ -16,6 +17,8 @@ import numpy as np
 from vora_serve.training import parquet
 from vora_serve.training.data_recipe import Format, Source
 from vora_serve.training.rows import NAME, Row, count_json, count_tar, read_json, read_tar, stamp
+from vora_serve.world.scenes import Split
+from vora_serve.world.wide.rows import ROWS, draw_rows
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class Unit:
         kind: the file's format.
         file: its path.
         group: the row group's number; None for a file.
-        weight: rows of a row group, bytes of a file.
+        weight: rows of a row group or world, bytes of a file.
         size: bytes that are read of it.
+        split: of a world.
     """
 
     kind: Format
@@ -35,15 +39,18 @@ class Unit:
     group: int | None
     weight: int
     size: int
+    split: Split = "train"
 
     def rows(self) -> int:
         """How many there are."""
-        if self.group is not None:
+        if self.group is not None or self.kind == "world":
             return self.weight
         return count_json(self.file) if self.kind == "jsonl" else count_tar(self.file)
 
     def read(self, start: int, stop: int) -> Iterator[Row]:
         """Rows ``start`` to ``stop``."""
+        if self.kind == "world":
+            return draw_rows(Path(self.file), self.split, start, stop)
         if self.group is not None:
             return parquet.read_group(self.file, self.group, start, stop)
         return (read_json if self.kind == "jsonl" else read_tar)(self.file, start, stop)
@@ -104,6 +111,8 @@ def units_of(source: Source) -> Units:
         ConfigError: files are missing or cannot be read.
     """
     kind, files = source.resolve()
+    if kind == "world":
+        return Units([Unit(kind, str(files[0]), None, ROWS, 0, source.split)])
     return _units(kind, tuple((str(file), stamp(str(file))) for file in files))
 
 

@@ -105,6 +105,22 @@ def scene_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
     return [questions[i] for i in rng.permutation(len(questions))]
 
 
+def only_seen(questions: list[Question]) -> list[Question]:
+    """Leave out questions that the conversation before them answers: one must look at the image.
+
+    A question of place names the colours and shapes of two things, and "the circle is red" also
+    answers what is red. A model that can read them off learns to read, not to see.
+    """
+    told: set[str] = set()
+    left = []
+    for question in questions:
+        if question.family in ("colour", "shape") and told.issuperset(question.tells):
+            continue
+        told.update(question.tells)
+        left.append(question)
+    return left
+
+
 def digit_questions(digit: int, rng: np.random.Generator) -> list[Question]:
     """The questions that an image of a digit answers."""
     return [Question("digit", _pick(rng, _DIGIT), NUMBERS[digit])]

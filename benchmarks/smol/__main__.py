@@ -1,0 +1,71 @@
+"""VoRA on SmolLM2 in minutes of a GPU, its rehearsal on CPU, and what came of either.
+
+    python -m benchmarks.smol train [--size gpu|rehearsal] [--minutes N] [--out DIR] [--work DIR]
+    python -m benchmarks.smol evaluate [--out DIR] [--work DIR] [--limit N]
+    python -m benchmarks.smol report [--out DIR] [--page FILE]
+
+``train`` makes everything: base LLM, text in the LLM's own words, vision teacher, pretraining. It
+ends when the time is up, whatever the machine's speed: a probe decides the number of steps.
+``--out`` gets the adapter in pieces (anew every quarter of the steps), losses and throughput.
+``evaluate`` merges the adapter, serves it with vLLM, and asks it; it needs no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import transformers
+
+from benchmarks.smol.sizes import SIZES
+from vora_core.errors import VoRAError
+from vora_serve.world.wide.assets import EMOJI_FOLDER
+
+
+def main() -> None:
+    """Command line."""
+    arguments = _arguments()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        _run(arguments)
+    except VoRAError as error:
+        sys.exit(f"smol: {error}")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    size = SIZES[arguments.size]
+    if arguments.what == "train":
+        from benchmarks.smol.run import Run
+
+        until = time.monotonic() + 60 * arguments.minutes
+        Run(size, arguments.work, arguments.out, arguments.emoji, until).do()
+    elif arguments.what == "evaluate":
+        from benchmarks.smol.evaluate import evaluate
+
+        evaluate(arguments.work, arguments.out, arguments.emoji, arguments.limit)
+    if arguments.what != "evaluate":
+        from benchmarks.smol.report import write_report
+
+        sys.stdout.write(write_report(arguments.out, arguments.size, arguments.page))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("what", choices=("train", "evaluate", "report"))
+    parser.add_argument("--size", choices=tuple(SIZES), default="gpu")
+    parser.add_argument("--minutes", type=float, default=8.0, help="Of train, all in all.")
+    parser.add_argument("--out", type=Path, default=Path("runs/smol/out"))
+    parser.add_argument("--work", type=Path, default=Path("runs/smol/work"))
+    parser.add_argument("--emoji", type=Path, default=EMOJI_FOLDER)
+    parser.add_argument("--limit", type=int, default=60, help="Questions of each family.")
+    parser.add_argument("--page", type=Path, help="Markdown file to write the report to.")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
