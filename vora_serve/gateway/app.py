@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -20,7 +21,6 @@ from vora_serve.gateway.batches.routes import add_batches
 from vora_serve.gateway.context import SCOPE_KEY
 from vora_serve.gateway.counting import InputTokensResponse, TokenizeResponse
 from vora_serve.gateway.descriptions import describe
-from vora_serve.gateway.direct_route import DirectRoute
 from vora_serve.gateway.generation import GenerationResponse
 from vora_serve.gateway.http1 import HTTPClientError
 from vora_serve.gateway.images import Resolver
@@ -29,6 +29,7 @@ from vora_serve.gateway.metrics import CONTENT_TYPE
 from vora_serve.gateway.middleware import (
     AuthMiddleware,
     ContextMiddleware,
+    DirectMiddleware,
     HeadMiddleware,
     HintMiddleware,
     as_api_error,
@@ -99,6 +100,7 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
                 await batches.stop()
             await state.stop()
 
+    direct: dict[str, APIRoute] = {}
     middleware = [
         Middleware(
             ContextMiddleware,
@@ -113,6 +115,7 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
             protect_metrics=settings.auth.protect_metrics,
             public=public_paths(settings),
         ),
+        Middleware(DirectMiddleware, routes=direct),
         Middleware(HeadMiddleware),
         Middleware(
             HintMiddleware,
@@ -166,6 +169,10 @@ def create_app(settings: Settings, resolver: Resolver | None = None) -> FastAPI:
     add_adapters(app, state)
     batches = app.state.batches = add_batches(app, state)
     add_playground(app, state)
+    read_by_response = {path for path, *_ in (*GENERATION, *TRANSLATED)}
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.path in read_by_response:
+            direct[route.path] = route
     _complete_openapi(app, keys_needed=not state.keys.open)
     return app
 
@@ -198,7 +205,6 @@ def _add_generation(app: FastAPI, state: GatewayState) -> None:
         app.router.add_api_route(
             path,
             handler(),
-            route_class_override=DirectRoute,
             methods=["POST"],
             summary=summary,
             operation_id=f"create_{kind}",
@@ -221,7 +227,6 @@ def _add_translated(app: FastAPI, state: GatewayState) -> None:
         app.router.add_api_route(
             path,
             handler(),
-            route_class_override=DirectRoute,
             methods=["POST"],
             summary=summary,
             operation_id=f"create_{name}",

@@ -22,7 +22,7 @@ from vora_serve.gateway.body import check_media_type, read_body
 from vora_serve.gateway.context import SCOPE_KEY, RequestContext
 from vora_serve.gateway.forward import Answer, Outgoing
 from vora_serve.gateway.http1 import Headers
-from vora_serve.gateway.lifetime import Lifetime
+from vora_serve.gateway.lifetime import CLIENT_KEY, Lifetime
 from vora_serve.gateway.memory import Share
 from vora_serve.gateway.relay import StreamRelay, StreamState, relay_non_streaming
 from vora_serve.gateway.schemas import Kind, ParsedRequest, parse_request
@@ -43,8 +43,8 @@ _OFFLINE = 1000  # more than the whole range of keys' priorities
 class GenerationResponse(StarletteResponse):
     """An ASGI response that does the whole work when it is called.
 
-    It needs ``receive`` beside ``send``: a disconnect cancels whatever the request is doing, and
-    with it the engine's work, in every phase.
+    A disconnect cancels whatever the request is doing, and with it the engine's work, in every
+    phase.
 
     Args:
         kind: Which API.
@@ -102,7 +102,7 @@ class GenerationResponse(StarletteResponse):
             context.waited_s += time.perf_counter() - began
             parsed = await self._read(body, context, share)
             del body
-            lifetime = Lifetime(receive, state.settings.admission.request_timeout_s)
+            lifetime = Lifetime(scope.get(CLIENT_KEY), state.settings.admission.request_timeout_s)
             generation = _Generation(
                 self._kind, state, context, share, lifetime, self._sending(scope, send)
             )

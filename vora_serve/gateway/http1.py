@@ -279,7 +279,8 @@ class Connection(asyncio.Protocol):
         """
         if self.closed or self._transport is None:
             raise BrokenConnectionError("the connection was closed")
-        self._parser = httptools.HttpResponseParser(self)
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
         self._headers = []
         self._head_bytes = 0
         self._head_done = self._complete = self._framed = self._keep_alive = False

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Literal
 
-from starlette.types import Receive
-
 Interruption = Literal["disconnect", "deadline", "stalled"]
+
+CLIENT_KEY = "vora_serve.client"
+"""Where the ASGI scope holds the :class:`Client`."""
+
+
+class Client:
+    """The peer of one connection, and who must learn that it left.
+
+    A callback, since a task that awaits the ASGI disconnect costs each request a fourteenth of its
+    CPU time.
+    """
+
+    def __init__(self) -> None:
+        self.left = False
+        self.on_leaving: set[Callable[[], None]] = set()
+
+    def leave(self) -> None:
+        """Tell everybody who asked."""
+        self.left = True
+        for callback in tuple(self.on_leaving):
+            callback()
 
 
 class Lifetime:
     """Cancels a request, wherever it is, when it must end.
 
     Args:
-        receive: The ASGI receive, from which nothing but a disconnect is to come any more.
+        client: Who waits for the answer; None where nobody can leave.
         timeout_s: Seconds until the deadline.
 
     Attributes:
@@ -24,10 +43,10 @@ class Lifetime:
         sending_since: ``time.monotonic()`` when the write that is under way began, else None.
     """
 
-    def __init__(self, receive: Receive, timeout_s: float) -> None:
+    def __init__(self, client: Client | None, timeout_s: float) -> None:
         self.interrupted: Interruption | None = None
         self.sending_since: float | None = None
-        self._receive = receive
+        self._client = client or Client()
         self._timeout_s = timeout_s
         self._task: asyncio.Task[None] | None = None
 
@@ -44,9 +63,11 @@ class Lifetime:
         assert task is not None
         loop = asyncio.get_running_loop()
         deadline = loop.call_later(self._timeout_s, self.interrupt, "deadline")
-        watcher = loop.create_task(self._watch())
         active.add(self)
+        self._client.on_leaving.add(self._leave)
         try:
+            if self._client.left:
+                self._leave()
             yield
         except asyncio.CancelledError:
             if self.interrupted is None:
@@ -54,7 +75,7 @@ class Lifetime:
             task.uncancel()
         finally:
             deadline.cancel()
-            watcher.cancel()
+            self._client.on_leaving.discard(self._leave)
             active.discard(self)
 
     def interrupt(self, why: Interruption) -> None:
@@ -68,7 +89,5 @@ class Lifetime:
         if self.sending_since is not None and now - self.sending_since > limit_s:
             self.interrupt("stalled")
 
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    def _leave(self) -> None:
         self.interrupt("disconnect")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from vora_core.errors import RateLimitError, RequestTooLargeError
 from vora_serve.gateway.semaphore import WeightedSemaphore
@@ -62,6 +60,12 @@ class Share:
         """Give everything back."""
         self.shrink(self.held)
 
+    def __enter__(self) -> Share:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
 
 class MemoryBudget:
     """Bytes held at one time by this process. Nobody waits for them: no room is a refusal.
@@ -96,11 +100,6 @@ class MemoryBudget:
         """Count bytes out."""
         self._bytes.release(size)
 
-    @contextmanager
-    def share(self) -> Iterator[Share]:
-        """A request's share, given back at the end."""
-        share = Share(self)
-        try:
-            yield share
-        finally:
-            share.release()
+    def share(self) -> Share:
+        """A request's share, which is given back when it is left as a context."""
+        return Share(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 
 from prometheus_client import (
     CollectorRegistry,
@@ -186,6 +187,13 @@ class Metrics:
             ["upstream", "outcome"],
             registry=registry,
         )
+
+        for metric in (
+            *(self.requests, self.duration, self.first_token, self.overhead, self.tokens),
+            *(self.model_requests, self.model_tokens, self.upstream_requests),
+        ):
+            # Their children are never removed; the library's look-up takes a lock and new strings.
+            metric.labels = lru_cache(1024)(metric.labels)  # type: ignore[assignment, method-assign]
 
     def render(self, upstreams: Collection[str]) -> bytes:
         """The exposition, of all workers together where there are several.

@@ -8,6 +8,8 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from vora_serve.gateway.lifetime import CLIENT_KEY, Client
+
 _OF_THE_OFFER = frozenset((b"upgrade", b"http2-settings"))
 
 
@@ -60,13 +62,20 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection."""
+        self._client = Client()
         batching = _BatchingTransport(transport, self.loop)
         super().connection_made(cast(asyncio.Transport, batching))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the requests that nobody waits for any more."""
+        self._client.leave()
+        super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
         """Begin the request, unless its header has to be parsed again."""
         self._offered = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if not self._offered:
+            cast(dict[str, Any], self.scope)[CLIENT_KEY] = self._client
             super().on_headers_complete()
 
     def on_message_complete(self) -> None:

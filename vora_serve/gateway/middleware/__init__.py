@@ -7,11 +7,13 @@ from vora_serve.gateway.middleware.context import (
     find_header,
     send_error,
 )
+from vora_serve.gateway.middleware.direct import DirectMiddleware
 from vora_serve.gateway.middleware.paths import HeadMiddleware, HintMiddleware
 
 __all__ = [
     "AuthMiddleware",
     "ContextMiddleware",
+    "DirectMiddleware",
     "HeadMiddleware",
     "HintMiddleware",
     "as_api_error",
