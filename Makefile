@@ -60,7 +60,7 @@ format: setup ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 test: lint types ## set everything up, lint, check types, run the tests
-	$(OFFLINE) $(BIN)/python -m pytest -m "not slow and not gpu and not containers and not clients" -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest -m "not slow and not gpu and not containers and not clients" -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations=25 $(PYTEST_ARGS)
 
 test-slow: setup ## the tests that take minutes each
 	$(OFFLINE) $(BIN)/python -m pytest -m "slow and not gpu and not containers" $(PYTEST_ARGS)
@@ -72,7 +72,7 @@ test-deepspeed: setup ## training shared by DeepSpeed, which this installs
 test-deploy: setup ## the whole topology of deploy/compose.yaml as processes (needs prometheus, redis-server)
 	$(OFFLINE) $(BIN)/python -m pytest -m "not gpu" tests/deploy/test_topology.py $(PYTEST_ARGS)
 
-test-containers: setup ## build the images and run the compose profiles in real containers (root on Debian; an hour on two cores)
+test-containers: setup ## build the images and run the compose profiles in real containers (root on Debian; half an hour on two cores)
 	@.github/install-tools.sh dockerd=docker.io docker-compose=docker-compose mmdebstrap=mmdebstrap ip=iproute2 iptables-save=iptables docker-registry=docker-registry
 	@# Images and layers stay in build/containers, which make clean removes.
 	$(OFFLINE) VORA_DEPLOY_TOOLS=required VORA_CONTAINERS=build/containers/data $(BIN)/python -m pytest -m containers tests/deploy $(PYTEST_ARGS)
