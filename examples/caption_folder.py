@@ -80,6 +80,6 @@ if __name__ == "__main__":
     try:
         asyncio.run(main())
     except APIConnectionError:
-        raise SystemExit(f"There is no server at {BASE_URL}.") from None
+        raise SystemExit(f"No server answers at {BASE_URL}. Start one with: make demo") from None
     except KeyboardInterrupt:
         raise SystemExit("Stopped; run it again to go on.") from None

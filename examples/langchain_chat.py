@@ -6,8 +6,12 @@ python langchain_chat.py scene.png
 import sys
 
 from images import API_KEY, BASE_URL, MODEL, show
-from langchain_core.messages import HumanMessage
-from langchain_openai import ChatOpenAI
+
+try:
+    from langchain_core.messages import HumanMessage
+    from langchain_openai import ChatOpenAI
+except ModuleNotFoundError as error:
+    sys.exit(f"{error.name} is not installed. Run: make setup")
 
 if len(sys.argv) != 2:
     sys.exit("usage: python langchain_chat.py IMAGE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from vora_core.errors import ConfigError, VoRAError
 
 PRESETS = Path(__file__).parent / "presets"
+#: Variable that says what usage lines call this program; ``vora-serve loadtest`` sets it.
+PROGRAM = "LOADTEST_PROGRAM"
 
 
 def out(text: str) -> None:
@@ -115,7 +118,8 @@ def _plan(args: argparse.Namespace) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="python -m loadtest", description="Load tests over HTTP.")
+    name = os.environ.get(PROGRAM, "python -m loadtest")
+    top = argparse.ArgumentParser(prog=name, description="Load tests over HTTP.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     for name, summary in (

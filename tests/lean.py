@@ -1,7 +1,7 @@
 """An environment that has done ``make demo`` and no more, made out of the developers' one.
 
 Packages that ``docker/requirements/dev.txt`` adds to the engine's can be neither imported nor found
-by ``importlib.metadata``. ``tests/docs/test_clean_install.py`` has the slow form, a real
+by ``importlib.metadata``. ``tests/docs/test_first_run.py`` has the slow form, a real
 environment.
 """
 

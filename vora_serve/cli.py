@@ -21,6 +21,7 @@ from vora_serve.evaluation.cli import app as evaluation_app
 from vora_serve.explain.cli import app as explain_app
 from vora_serve.export_cli import app as export_app
 from vora_serve.keys import app as keys_app
+from vora_serve.loadtest_command import app as loadtest_app
 from vora_serve.training.cli import app as training_app
 
 app = App(
@@ -35,16 +36,11 @@ app.add_typer(config_app, name="config")
 app.add_typer(keys_app, name="keys")
 app.add_typer(base_app, name="base")
 app.add_typer(demo_app, name="demo")
-for commands in (training_app, export_app, evaluation_app, explain_app):
+for commands in (loadtest_app, training_app, export_app, evaluation_app, explain_app):
     app.add_typer(commands)
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
 
-_PASS_ON = {
-    "allow_extra_args": True,
-    "ignore_unknown_options": True,
-    "help_option_names": [],
-}
 #: A module of these that is absent is a fault of this program, not of the installation.
 _OWN_PACKAGES = frozenset({"vora_core", "vora_serve", "model_plugin", "loadtest"})
 
@@ -329,7 +325,7 @@ def doctor(
     for finding in found:
         _say(f"{marks[finding.state]}  {finding.text}")
     absent = sum(finding.state == "missing" for finding in found)
-    _say("Nothing is missing." if not absent else f"{absent} problem{'s' * (absent > 1)} found.")
+    _say("Ready to serve." if not absent else f"{absent} problem{'s' * (absent > 1)} found.")
     raise typer.Exit(1 if absent else 0)
 
 
@@ -362,13 +358,6 @@ def config_schema() -> None:
     from vora_serve.gateway.settings import Settings
 
     _say(json.dumps(Settings.model_json_schema(), indent=2))
-
-
-@app.command("loadtest", context_settings=_PASS_ON)
-def run_loadtest(context: typer.Context) -> None:
-    """Measure servers under load in pairs. See: vora-serve loadtest --help"""
-    # A process of its own: the load test knows servers only by HTTP, and nothing here imports it.
-    os.execv(sys.executable, [sys.executable, "-m", "loadtest", *context.args])
 
 
 def main() -> None:

@@ -8,15 +8,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = {"sh": "sh", "bash": "sh", "console": "sh", "python": "python", "js": "js"}
-#: Pages whose commands need a deployment, another machine or hours; of these the tests check that
-#: commands and options exist, no more.
+#: Pages whose commands need a deployment, another machine or hours, or that have a test of their
+#: own; of these the tests of blocks check that commands and options exist, no more.
 ELSEWHERE = {
     "docs/operations.md": "containers, a cluster, several machines",
     "docs/loadtest.md": "minutes of load on an idle machine",
     "docs/training.md": "hours of training on data that is not here",
     "docs/models.md": "checkpoints that are not here",
+    "docs/tutorial.md": "run by test_tutorial.py, which compares what they print",
 }
-_FENCE = re.compile(
+FENCE = re.compile(
     r"(?P<before><!--(?P<comment>.*?)-->\s*\n)?^(?P<indent> *)```(?P<language>\w*)[^\n]*\n"
     r"(?P<code>.*?)^(?P=indent)```",
     re.M | re.S,
@@ -48,7 +49,7 @@ def blocks(path: Path) -> list[Block]:
     """The blocks of a page that are code of a language that could be run."""
     text = path.read_text(encoding="utf-8")
     found = []
-    for match in _FENCE.finditer(text):
+    for match in FENCE.finditer(text):
         language = LANGUAGES.get(match["language"])
         if language is None:
             continue

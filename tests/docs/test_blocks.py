@@ -103,6 +103,23 @@ def test_commands_in_all_pages_exist() -> None:
     assert wrong(["sevre"], known)
 
 
+#: Programs of the virtual environment that ``make demo`` and ``make setup`` make.
+_OURS = re.compile(r"^ *(?:vora-serve|python3?|pip|torchrun|accelerate)\b.*", re.M)
+
+
+def test_programs_are_typed_in_one_way() -> None:
+    """As the set-up leaves them: nothing activates the virtual environment."""
+    bare = [
+        f"{block.name}: {line}"
+        for path in pages()
+        for block in blocks(path)
+        if block.language == "sh"
+        for line in _OURS.findall(block.code)
+    ]
+    assert bare == []
+    assert _OURS.findall("a\n  vora-serve doctor\n.venv/bin/pip") == ["  vora-serve doctor"]
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with ExitStack() as stack:

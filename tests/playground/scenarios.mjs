@@ -508,4 +508,6 @@ export async function screenshots({ world, open }) {
   await upload(phone, image(world, "digit.png"));
   await ask(phone, "Which digit is this?");
   await shoot(phone, "phone-dark");
+  const report = await open(world.report, { viewport: { width: 1000, height: 900 }, colorScheme: "light" });
+  await report.locator("figure").first().screenshot({ path: `${world.screenshots}/load-test-report.png` });
 }

@@ -41,6 +41,7 @@ SCENARIOS = [
     for name in re.findall(r"^export async function (\w+)", (HERE / file).read_text("utf-8"), re.M)
 ]
 BROWSERS = os.environ.get("VORA_BROWSERS", "chromium,firefox").split(",")
+REPORT = HERE.parents[1] / "docs" / "measurements" / "loadtest-cpu-0.5b" / "report.html"
 KEY = "sk-vora-test-0123456789abcdef"
 WATCH_KEY = "sk-vora-test-watcher-0123456789"
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -169,6 +170,7 @@ def world(
             "watchKey": WATCH_KEY,
             "hostileText": HOSTILE,
             "screenshots": str(Path(screenshots).resolve()) if screenshots else None,
+            "report": REPORT.as_uri(),
             "real": gateway(stack, real, images=images, playground=prices),
             "keyed": gateway(stack, real, images=images, auth={"keys_file": str(keys)}),
             "down": gateway(stack, "http://127.0.0.1:9"),

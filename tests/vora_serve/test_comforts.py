@@ -35,6 +35,29 @@ def test_shells_complete_commands(shell: str) -> None:
     }  # fmt: skip
 
 
+def completed(words: list[str], part: str) -> set[str]:
+    """What a shell offers after these words."""
+    from typer._completion_classes import BashComplete
+    from typer.main import get_command
+
+    complete = BashComplete(get_command(app), {}, "vora-serve", "_VORA_SERVE_COMPLETE")
+    return {item.value for item in complete.get_completions(words, part)}
+
+
+def test_shells_complete_the_words_of_the_load_test() -> None:
+    assert completed(["loadtest"], "re") == {"report"}
+    assert completed(["loadtest", "run"], "--o") == {"--out"}
+    assert "gpu-7b" in completed(["loadtest", "run"], "")
+    assert completed(["loadtest", "vora"], "") == {"build"}
+
+
+def test_usage_lines_name_the_command_that_was_typed() -> None:
+    done = subprocess.run([*SCRIPT, "loadtest", "run"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert " loadtest run" in done.stderr.splitlines()[0]
+    assert "python -m" not in done.stderr
+
+
 def test_completion_can_be_installed() -> None:
     assert "--install-completion" in run("--help").stdout
 

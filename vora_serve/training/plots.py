@@ -49,8 +49,12 @@ def plot_run(run: Path, out: Path) -> None:
     from matplotlib import pyplot as plt
 
     stages = read_metrics(run)
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), constrained_layout=True)
-    for panel, (title, prefixes) in zip(axes.flat, _PANELS, strict=True):
+    figure = plt.figure(figsize=(11, 7), constrained_layout=True)
+    recorded = {key for lines in stages.values() for key in lines[-1]}
+    # A fine-tune distils nothing.
+    panels = [each for each in _PANELS if any(key.startswith(each[1]) for key in recorded)]
+    for number, (title, prefixes) in enumerate(panels, 1):
+        panel = figure.add_subplot(2, 2, number)
         for stage, lines in stages.items():
             keys = [k for k in lines[-1] if k.startswith(prefixes)]
             for key in keys:
