@@ -14,6 +14,7 @@ from typing import Any
 
 from model_plugin.engine import mark_cpu_build
 from model_plugin.engine.whitespace import bound_in_calls
+from vora_serve.engine.json_bodies import parse_bodies_fast
 from vora_serve.engine.stopping import finishing
 
 # A spawned process imports this module before anything of vLLM.
@@ -29,11 +30,12 @@ def die_with_parent() -> None:
 
 
 def prepare_server() -> None:
-    """Change how vLLM's HTTP server stops in this process, and its grammars of tool calls."""
+    """Change how vLLM's HTTP server in this process stops, parses bodies and writes grammars."""
     from vllm.entrypoints.launchers import launcher
 
     launcher.NoSignalServer = finishing(launcher.NoSignalServer)
     bound_in_calls()
+    parse_bodies_fast()
 
 
 def prepare_spawned_servers() -> None:
