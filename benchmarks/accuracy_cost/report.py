@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 FAMILIES = tuple(ANSWERS)
-REPORT, PLOT = "README.md", "accuracy-cost.png"
+REPORT, PLOT, NOTES = "README.md", "accuracy-cost.png", "notes.txt"
 _COLOURS = dict(zip(FAMILIES, ("tab:red", "tab:blue", "tab:green", "tab:purple"), strict=True))
 _MARKS = dict(zip([s.name for s in SYSTEMS], "os^D", strict=True))
 
@@ -44,11 +44,12 @@ class Results:
 
 
 def write_report(results: Results, out: Path) -> str:
-    """Write the report and its plot; returns the table."""
+    """Write the report and its plot; returns the table. Notes in the folder become part of it."""
     shown = [s for s in SYSTEMS if results.accuracy.get(s.name)]
     table = draw_table(results, shown)
     draw_plot(results, shown, out / PLOT)
-    (out / REPORT).write_text(_text(results, shown, table), encoding="utf-8")
+    notes = (out / NOTES).read_text(encoding="utf-8") if (out / NOTES).exists() else ""
+    (out / REPORT).write_text(_text(results, shown, table, notes), encoding="utf-8")
     return table + "\n"
 
 
@@ -103,6 +104,43 @@ def differs(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, floa
         return float(pairs.mean()), math.inf
     quantile = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(pairs), 2.571)
     return float(pairs.mean()), float(quantile * pairs.std(ddof=1) / math.sqrt(len(pairs)))
+
+
+def repeats(results: Results, shown: Sequence[System]) -> tuple[float, float, str]:
+    """Whether another seed of the same code agrees with the others, over all families.
+
+    Returns:
+        How far a seed may lie from the mean of the others, at 95 %, by the spread that all systems
+        have in common (Student's t); the farthest that one does; and that system's title. In
+        percentage points; infinite and 0 where no system has two seeds.
+    """
+    found = {s.title: scores(results, s, None) for s in shown}
+    found = {title: values for title, values in found.items() if len(values) > 1}
+    freedom = sum(len(values) - 1 for values in found.values())
+    if not freedom:
+        return math.inf, 0.0, ""
+    squares = sum(float(np.var(values) * len(values)) for values in found.values())
+    fewest = min(len(values) for values in found.values())
+    quantile = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 6: 2.447, 8: 2.306}.get(freedom, 2.2)
+    allowed = quantile * math.sqrt(squares / freedom * (1 + 1 / (fewest - 1)))
+    far, title = max(
+        (abs(value - (sum(values) - value) / (len(values) - 1)), title)
+        for title, values in found.items()
+        for value in values
+    )
+    return allowed, far, title
+
+
+def _repeats(results: Results, shown: Sequence[System]) -> str:
+    allowed, far, title = repeats(results, shown)
+    if not math.isfinite(allowed):
+        return "With one seed, nothing can be said about another."
+    verdict = "agrees" if far <= allowed else "does not agree"
+    return (
+        f"The same code at another seed {verdict} within the spread: the farthest seed ({title}) "
+        f"lies {far:.1f} points from the mean of the other seeds, where {allowed:.1f} are within "
+        "the 95 % interval of the spread that all systems have in common."
+    )
 
 
 def _ttft(results: Results, system: System) -> str:
@@ -176,7 +214,7 @@ def _findings(results: Results, shown: Sequence[System]) -> list[str]:
     return lines
 
 
-def _text(results: Results, shown: Sequence[System], table: str) -> str:
+def _text(results: Results, shown: Sequence[System], table: str, notes: str) -> str:
     settings = results.settings
     seeds = sorted({r["seed"] for found in results.accuracy.values() for r in found})
     by_seed = [
@@ -196,6 +234,7 @@ def _text(results: Results, shown: Sequence[System], table: str) -> str:
     findings = "\n".join(_findings(results, shown))
     blanks_line = "; ".join(blanks) or "not asked"
     head = " | ".join(f"seed {seed}" for seed in seeds)
+    said = f"## What it says\n\n{notes.strip()}\n\n" if notes.strip() else ""
     return f"""# Accuracy beside cost in the small world
 
 `python -m benchmarks.accuracy_cost`. {results.machine}.
@@ -204,10 +243,14 @@ Every system starts from the same text-only LLM ({settings["llm"]}), and sees th
 the same order for the same number of optimizer steps: {settings["first"]} steps of batch
 {settings["batch"]} in the first stage and {settings["second"]} in the second. VoRA's first stage is
 LoRA pretraining with block-wise distillation from a small SigLIP, the encoder's aligns a projector
-in front of the same SigLIP, which stays frozen; in the second stage the whole LLM trains. Then each
-checkpoint is served by vLLM behind the gateway, which is asked {settings["per_family"]} held-out
-questions of each family. "All" is the mean of the families. Spreads are standard deviations over
-{len(seeds)} seed(s) of samples and initialisation.
+in front of the same SigLIP, which stays frozen; in the second stage the whole LLM trains. The
+SigLIP was trained beforehand, on {settings["encoder_images"]} images with labels of every patch for
+{settings["encoder_steps"]} steps of 32, which no system's steps count. Rates were not tuned for any
+system. Then each checkpoint is served by vLLM behind the gateway, which is asked
+{settings["per_family"]} held-out questions of each family. "All" is the mean of the families.
+Spreads are standard deviations over {len(seeds)} seed(s) of samples and initialisation.
+
+{said}## Numbers
 
 {table}
 
@@ -222,6 +265,8 @@ All families, seed by seed:
 | System | {head} |
 | --- |{" ---: |" * len(seeds)}
 {chr(10).join(by_seed)}
+
+{_repeats(results, shown)}
 
 With blank images (first seed): {blanks_line}.
 

@@ -3,11 +3,13 @@
     python -m benchmarks.smol train [--size gpu|rehearsal] [--minutes N] [--out DIR] [--work DIR]
     python -m benchmarks.smol evaluate [--out DIR] [--work DIR] [--limit N]
     python -m benchmarks.smol report [--out DIR] [--page FILE]
+    python -m benchmarks.smol merge [--out DIR] [--work DIR]
 
 ``train`` makes everything: base LLM, text in the LLM's own words, vision teacher, pretraining. It
 ends when the time is up, whatever the machine's speed: a probe decides the number of steps.
 ``--out`` gets the adapter in pieces (anew every quarter of the steps), losses and throughput.
-``evaluate`` merges the adapter, serves it with vLLM, and asks it; it needs no GPU.
+``evaluate`` merges the adapter, serves it with vLLM, and asks it; it needs no GPU. ``merge`` makes
+the base and the merged model in ``--work`` from the adapter in ``--out``, for ``make demo``.
 """
 
 from __future__ import annotations
@@ -48,7 +50,12 @@ def _run(arguments: argparse.Namespace) -> None:
         from benchmarks.smol.evaluate import evaluate
 
         evaluate(arguments.work, arguments.out, arguments.emoji, arguments.limit)
-    if arguments.what != "evaluate":
+    elif arguments.what == "merge":
+        from benchmarks.smol.merge import merge
+
+        for line in merge(arguments.out, arguments.work):
+            sys.stdout.write(line + "\n")
+    if arguments.what in ("train", "report"):
         from benchmarks.smol.report import write_report
 
         sys.stdout.write(write_report(arguments.out, arguments.size, arguments.page))
@@ -56,7 +63,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("what", choices=("train", "evaluate", "report"))
+    parser.add_argument("what", choices=("train", "evaluate", "report", "merge"))
     parser.add_argument("--size", choices=tuple(SIZES), default="gpu")
     parser.add_argument("--minutes", type=float, default=8.0, help="Of train, all in all.")
     parser.add_argument("--out", type=Path, default=Path("runs/smol/out"))

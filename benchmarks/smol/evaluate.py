@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.smol.parts import join_parts
+from benchmarks.smol.merge import merge
 from loadtest.servers import Server
 from loadtest.settings import EngineSettings, ServerSpec
-from model_plugin.export import merge_checkpoint
 from vora_serve.accuracy import summarise
 from vora_serve.evaluation.client import Endpoint, ask_all
 from vora_serve.evaluation.texts import Text, ask_texts, read_texts, score_texts
@@ -37,9 +37,9 @@ def evaluate(work: Path, out: Path, emoji: Path, limit: int) -> None:
         emoji: folder of the emoji.
         limit: questions of each family.
     """
-    base = work / "base"
-    adapter = join_parts(out, work / "joined")
-    merged = merge_checkpoint(adapter, work / "merged", base=base, overwrite=True)
+    base, merged, adapter = work / "base", work / "merged", work / "joined"
+    for line in merge(out, work):
+        sys.stderr.write(line + "\n")
     texts = read_texts(work / "texts" / "held_out.jsonl", None)
     found: dict[str, Any] = {"texts": len(texts), "text": {}, "groups": {}}
     unmerged = {"VORA_SERVE_ENGINE__VISION_ADAPTERS": json.dumps({"adapter": str(adapter)})}

@@ -222,6 +222,8 @@ class Run:
     def _speed(self, probe: Path) -> tuple[float, float]:
         """Steps a second of the probe once it was warm, and seconds besides its steps."""
         late = [line for line in read_metrics(probe) if line["step"] > _PROBE_STEPS // 2]
+        if not late:
+            raise RunError("The time was up before the speed was known; give more --minutes.")
         step = sum(line["tokens"] / line["tokens_per_second"] for line in late) / len(late)
         return 1 / step, max(0.0, self.stages["probe"]["wall_s"] - _PROBE_STEPS * step)
 

@@ -58,7 +58,10 @@ def results(**right: list[float]) -> report.Results:
     }
     latency = {name: [[0.01, 0.02, 0.03], [0.02] * 3] for name in accuracy}
     latency["encoder"] = [[0.03, 0.04, 0.05], [0.04] * 3]
-    settings = {"first": 1, "second": 2, "batch": 3, "per_family": 4, "llm": "tiny"}
+    settings = {
+        "first": 1, "second": 2, "batch": 3, "per_family": 4, "llm": "tiny",
+        "encoder_images": 5, "encoder_steps": 6,
+    }  # fmt: skip
     gflop = dict.fromkeys(accuracy, 0.02)
     return report.Results(accuracy, latency, gflop, settings, "a machine")
 
@@ -79,11 +82,30 @@ def test_the_report_holds_table_plot_and_findings(tmp_path: Path) -> None:
     assert f"| {ENCODER.title} | 36 | 0.020 | 40.0 | 2.00 ± 0.00 | 71.7 ± 2.1 |" in table
     text = (tmp_path / report.REPORT).read_text()
     assert "minus VoRA: colour +19.7 ± 1.4;" in text
-    assert "within the spread" not in text
+    assert "(within the spread)" not in text
     assert (tmp_path / report.PLOT).stat().st_size > 10_000
     near = results(vora=[0.5, 0.6, 0.5], encoder=[0.6, 0.5, 0.6])
     report.write_report(near, tmp_path)
     assert "(within the spread)" in (tmp_path / report.REPORT).read_text()
+
+
+def test_another_seed_agrees_or_does_not(tmp_path: Path) -> None:
+    near = results(vora=[0.50, 0.52, 0.54], encoder=[0.70, 0.71, 0.72])
+    allowed, far, title = report.repeats(near, SYSTEMS[:1] + SYSTEMS[-1:])
+    # The spread in common: (2 * 2^2 + 2 * 1^2) / 4, with four degrees of freedom.
+    assert allowed == pytest.approx(2.776 * (2.5 * 1.5) ** 0.5)
+    assert (far, title) == (pytest.approx(3.0), VORA.title)
+    report.write_report(near, tmp_path)
+    assert "another seed agrees within the spread" in (tmp_path / report.REPORT).read_text()
+    other = results(
+        vora=[0.5, 0.5, 0.6], encoder=[0.7, 0.7, 0.7], merge_pixels=[0.5, 0.5, 0.5],
+        merge_tokens=[0.5, 0.5, 0.5],
+    )  # fmt: skip
+    (tmp_path / report.NOTES).write_text("Nothing much.")
+    report.write_report(other, tmp_path)
+    text = (tmp_path / report.REPORT).read_text()
+    assert "another seed does not agree within the spread" in text
+    assert "## What it says\n\nNothing much.\n\n" in text
 
 
 def command(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:

@@ -62,8 +62,11 @@ def add_rows(
         fresh = dict.fromkeys(range(rows, size), "") | fresh
     tables = {id(t): t for t in (_weight(llm, "input"), _weight(llm, "output"))}
     for table in tables.values():
-        mean = table[torch.tensor([i for i in trained if i < rows])].float().mean(0)
-        end = table[int(tokenizer.eos_token_id)].float()
+        # In float64, so that machines that add in another order round to the same row: a vision
+        # adapter names its LLM by a hash of the tensors.
+        chosen = table[torch.tensor([i for i in trained if i < rows])]
+        mean = chosen.mean(0, dtype=torch.float64)
+        end = table[int(tokenizer.eos_token_id)].double()
         for row, token in fresh.items():
             value = mean if token != CHATML_END else _END_SHARE * end + (1 - _END_SHARE) * mean
             table[row] = value.to(table.dtype)
