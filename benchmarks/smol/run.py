@@ -76,6 +76,8 @@ class Run:
             VoRAError: one failed.
         """
         self.out.mkdir(parents=True, exist_ok=True)
+        if self.device == "cpu":
+            torch.set_num_threads(1)  # models this small lose by more
         with self.stage("base"):
             base = self.make("base", self._write_base)
         with self.stage("texts"):
