@@ -22,6 +22,7 @@ from tests.vora_serve.world.emoji import fake_package
 from vora_core.errors import CheckpointError, ConfigError
 from vora_serve.training.recipe import parse_recipe
 from vora_serve.training.run_recipe import PretrainRun
+from vora_serve.world.suite import GROUPS
 from vora_serve.world.wide import FAMILIES
 
 
@@ -134,7 +135,9 @@ def test_a_run_in_small_brings_an_adapter_home_that_is_merged_and_served(tmp_pat
     assert found["text"]["merged"]["perplexity"] == pytest.approx(
         found["text"]["adapter"]["perplexity"], rel=0.02
     )
-    assert {row["group"] for row in found["groups"]} >= set(FAMILIES)
+    groups = {row["group"] for row in found["groups"]}
+    assert groups == {*GROUPS, *(set(FAMILIES) - {"count"}), "count, emoji"}
+    assert all(row["questions"] == 2 for row in found["groups"])
     text = report.write_report(out, "rehearsal", tmp_path / "page.md")
     assert "| **all** |" in text
     assert "Held-out answers right" in text
