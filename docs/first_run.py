@@ -89,7 +89,9 @@ def serve(walk: Walk, folder: Path, port: int) -> subprocess.Popen[str]:
 
 def run(folder: Path, *command: str) -> str:
     """A command that must succeed; what it says."""
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{result.stdout}\n{result.stderr}")
     return result.stdout
 
 
