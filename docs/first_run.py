@@ -87,9 +87,10 @@ def serve(walk: Walk, folder: Path, port: int) -> subprocess.Popen[str]:
     return process
 
 
-def run(folder: Path, *command: str) -> str:
-    """A command that must succeed; what it says."""
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+def run(folder: Path, *command: str, url: str = "http://127.0.0.1:8000") -> str:
+    """A command that must succeed; what it says. The server is at ``url``."""
+    env = {**os.environ, "VORA_BASE_URL": url}
+    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     if result.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{result.stdout}\n{result.stderr}")
     return result.stdout
@@ -114,7 +115,8 @@ def follow(folder: Path, port: int) -> int:
     found = [block for page in PAGES for block in blocks(ROOT / page) if block.why_not is None]
     for block in found:
         sys.stderr.write(f"{block.name}\n")
-        said = run(folder, *program(block, folder, port))
+        url = f"http://127.0.0.1:{port}"
+        said = run(folder, *program(block, folder, port), url=url)
         if not said.strip() or '"error"' in said:
             raise SystemExit(f"{block.name} says: {said}")
     return len(found)
