@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from benchmarks.smol.parts import find_parts, join_parts, write_parts
 from benchmarks.smol.run import Run, RunError
 from benchmarks.smol.sizes import SIZES, pretrain_recipe
 from benchmarks.smol.texts import prompts
+from tests.import_rules import ROOT
 from tests.vora_serve.world.emoji import fake_package
 from vora_core.errors import CheckpointError, ConfigError
 from vora_serve.training.recipe import parse_recipe
@@ -71,6 +73,16 @@ def test_without_an_adapter_nothing_is_merged(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"None comes with vora-serve yet.*eight minutes"):
         list(merge(tmp_path, tmp_path / "work"))
     assert not (tmp_path / "work").exists()
+
+
+def test_make_says_what_is_missing_before_it_installs_anything(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["make", "demo", "MODEL=smol", f"ADAPTER={tmp_path}", "INSTALL=false"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"there is no vision adapter for SmolLM2 in {tmp_path}" in done.stderr
+    assert "python -m benchmarks.smol train" in done.stderr
 
 
 @pytest.mark.parametrize("name", SIZES)
