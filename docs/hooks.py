@@ -292,6 +292,7 @@ def measurements() -> str:
         title = path.read_text(encoding="utf-8").lstrip("# ").splitlines()[0]
         lines.append(f"- [{title}]({path.relative_to(ROOT / 'docs').as_posix()})")
     lines.append(
-        "- Training and accuracy of the demo model: `vora_serve/demo/checkpoint/report.md`"
+        "- Training and accuracy of the demo model: `vora_serve/demo/checkpoint/report.md`; of its "
+        "vision adapters: `vora_serve/demo/specialists/README.md`"
     )
     return "\n".join(lines) + "\n"

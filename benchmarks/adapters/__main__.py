@@ -1,8 +1,10 @@
 """Merged against unmerged: ``python -m benchmarks.adapters``.
 
-A random LLM, in float32 on CPU, is served merged with one vision adapter, and as it is with one
-and with eight adapters beside it, at several ranks. Each engine has a process of its own; engines
-take turns, so that a busy machine slows all of them. A batch is eight requests with an image each.
+A random LLM, in float32 on CPU, is served merged with one vision adapter, as it is with one and
+with eight adapters beside it, at several ranks, and as eight merged engines that run at the same
+time. Each engine has a process of its own; all but the eight take turns, so that a busy machine
+slows all of them. A batch is eight requests with an image each; of the eight engines, each takes
+one.
 """
 
 from __future__ import annotations
@@ -14,47 +16,108 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import ExitStack
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from statistics import median
+from typing import IO
+
+from benchmarks.adapters.measure import ANSWER, BATCH, answer_orders, measure, times
 
 ROOT = Path(__file__).resolve().parents[2]
-EIGHT = 8
+MERGED = "merged"
+_COLUMNS = (
+    ("ttft_ms", "ms"),
+    ("ttft_batch_ms", "ms"),
+    ("tokens_per_s", ""),
+    ("memory_mib", "MiB"),
+    ("engine_mib", "MiB"),
+)
 
 
 def in_process(folder: Path, adapters: list[Path], repeats: int) -> dict[str, float]:
     """``measure`` in a process of its own."""
     job = json.dumps([str(folder), [str(path) for path in adapters], repeats])
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.adapters", "--job", job],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
+        _command(job), cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, text=True, check=True
     )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
+class MergedEngines:
+    """Eight merged engines at the same time.
+
+    Args:
+        folder: of the measurement.
+        stack: ends their processes.
+    """
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self._started = [self._start(folder, stack) for _ in range(BATCH)]
+        memory = [tuple(map(float, _answer(each.stdout).split())) for each in self._started]
+        self.memory = {
+            "memory_mib": sum(whole for whole, _ in memory),
+            "engine_mib": sum(whole - libraries for whole, libraries in memory),
+        }
+
+    @staticmethod
+    def _start(folder: Path, stack: ExitStack) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            _command(str(folder), "--orders"),
+            cwd=ROOT,
+            env=_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        stack.callback(process.wait)
+        stack.callback(process.terminate)
+        return process
+
+    def seconds(self, count: int, tokens: int) -> float:
+        """How long so many of them take for one request each."""
+        began = time.perf_counter()
+        for each in self._started[:count]:
+            assert each.stdin is not None
+            each.stdin.write(f"{tokens}\n")
+            each.stdin.flush()
+        for each in self._started[:count]:
+            _answer(each.stdout)
+        return time.perf_counter() - began
+
+
+def _command(job: str, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.adapters", "--job", job, *flags]
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def _answer(lines: IO[str] | None) -> str:
+    assert lines is not None
+    for line in lines:
+        if line.startswith(ANSWER):
+            return line.removeprefix(ANSWER)
+    raise RuntimeError("an engine has ended; its message is above")
+
+
 def table(runs: dict[str, list[dict[str, float]]]) -> str:
     """Medians over turns, a line for each engine; the first one is what others are compared to."""
     lines = [
-        "| engine | TTFT, one | TTFT, all of eight | tokens/s, eight | memory |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| engine | TTFT, one | TTFT, all of eight | tokens/s, eight | memory | engine's part |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     reference = next(iter(runs.values()))
     for name, turns in runs.items():
         cells = []
-        for key, unit in (
-            ("ttft_ms", "ms"),
-            ("ttft_batch_ms", "ms"),
-            ("tokens_per_s", ""),
-            ("memory_mib", "MiB"),
-        ):
+        for key, unit in _COLUMNS:
             value = median(turn[key] for turn in turns)
             # Ratios of the same turn: what slowed one slowed the other.
             ratio = median(t[key] / r[key] for t, r in zip(turns, reference, strict=True))
-            cells.append(f"{value:,.0f} {unit} ({ratio:.2f}x)")
+            cells.append(f"{value:,.0f} {unit}".rstrip() + f" ({ratio:.2f}x)")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -68,6 +131,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="measurements in a process [5]")
     parser.add_argument("--turns", type=int, default=3, help="processes of each engine [3]")
     parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--orders", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ |= {
         "VLLM_LOGGING_LEVEL": "ERROR",
@@ -75,31 +139,41 @@ def main() -> None:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
-    if options.job:
-        from benchmarks.adapters.measure import measure
-
+    if options.orders:
+        answer_orders(Path(options.job))
+    elif options.job:
         folder, adapters, repeats = json.loads(options.job)
         found = measure(Path(folder), [Path(path) for path in adapters], repeats)
         sys.stdout.write("\n" + json.dumps(found) + "\n")
-        return
+    else:
+        _compare(options)
+
+
+def _compare(options: argparse.Namespace) -> None:
     ranks = [int(rank) for rank in options.ranks.split(",")]
     runs: dict[str, list[dict[str, float]]] = {}
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write(folder, options.hidden, options.layers, ranks)
         for _ in range(options.turns):
-            runs.setdefault("merged", []).append(in_process(folder, [], options.repeats))
+            runs.setdefault(MERGED, []).append(in_process(folder, [], options.repeats))
             for rank in ranks:
-                every = [folder / f"rank-{rank}-{number}" for number in range(EIGHT)]
-                for count in (1, EIGHT):
+                every = [folder / f"rank-{rank}-{number}" for number in range(BATCH)]
+                for count in (1, BATCH):
                     engine = f"rank {rank}, {count} adapter{'s' * (count > 1)}"
                     found = in_process(folder, every[:count], options.repeats)
                     runs.setdefault(engine, []).append(found)
+            with ExitStack() as stack:
+                eight = MergedEngines(folder, stack)
+                found = times(eight.seconds, options.repeats) | eight.memory
+            runs.setdefault("eight merged engines", []).append(found)
+    engine = version(packages_distributions()["vllm"][0])
     sys.stdout.write(
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load average "
-        f"{os.getloadavg()[0]:.1f} at the end; Python {platform.python_version()}; width "
-        f"{options.hidden}, {options.layers} layers, float32; medians of {options.turns} turns.\n\n"
-        f"{table(runs)}\n\nEight merged engines take eight times the memory of one.\n"
+        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load average {load:.1f} at "
+        f"the start; Python {platform.python_version()}, torch {version('torch')}, vLLM "
+        f"{engine}; width {options.hidden}, {options.layers} layers, float32; medians of "
+        f"{options.turns} turns.\n\n{table(runs)}\n"
     )
 
 
@@ -108,7 +182,7 @@ def _write(folder: Path, hidden: int, layers: int, ranks: list[int]) -> None:
 
     model = write_llm(folder, hidden, layers)
     for rank in ranks:
-        for number in range(EIGHT):
+        for number in range(BATCH):
             write_adapter(model, folder / f"rank-{rank}-{number}", rank, seed=number + 1)
     merge(folder, folder / f"rank-{ranks[0]}-0")
 

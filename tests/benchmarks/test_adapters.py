@@ -11,6 +11,7 @@ def turn(factor: float) -> dict[str, float]:
         "ttft_batch_ms": 50 * factor,
         "tokens_per_s": 100 / factor,
         "memory_mib": 900,
+        "engine_mib": 300,
     }
 
 
@@ -19,7 +20,8 @@ def test_a_machine_that_slows_down_changes_no_ratio() -> None:
     other = [turn(slow * 1.5) for slow in (1, 5, 2)]
     lines = table({"merged": merged, "rank 16, 1 adapter": other}).splitlines()
     assert lines[2] == (
-        "| merged | 20 ms (1.00x) | 100 ms (1.00x) | 50  (1.00x) | 900 MiB (1.00x) |"
+        "| merged | 20 ms (1.00x) | 100 ms (1.00x) | 50 (1.00x) | 900 MiB (1.00x) | "
+        "300 MiB (1.00x) |"
     )
     assert "30 ms (1.50x)" in lines[3]
     assert "(0.67x)" in lines[3]

@@ -103,7 +103,7 @@ def test_engines() -> None:
     flags.append(SERVICES["engine-baseline"]["command"])
     flags.append(SERVICES["engine-baseline-cpu"]["command"])
     # The documentation's examples too.
-    documented = re.findall(r"^vora-serve (engine [^\n]*)$", _operations(), re.MULTILINE)
+    documented = re.findall(r"^(?:\.venv/bin/)?vora-serve (engine [^\n]*)$", _operations(), re.MULTILINE)
     assert documented
     flags += [engine_flags_documented(line.split()) for line in documented]
     names = {

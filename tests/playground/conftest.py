@@ -17,6 +17,8 @@ HERE = Path(__file__).parent
 STATIC = Path(__file__).parents[2] / "vora_serve" / "gateway" / "playground" / "static"
 DEMO = Path(__file__).parents[2] / "vora_serve" / "demo" / "checkpoint"
 
+SPECIALISTS = DEMO.with_name("specialists")
+
 
 def need(what: str) -> None:
     """Skip, or fail where the browser's tests are required (``VORA_BROWSER=required``)."""

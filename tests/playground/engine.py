@@ -27,12 +27,23 @@ def running_engine(folder: Path, model: Path, *names: str) -> Iterator[str]:
     if given := os.environ.get("VORA_TEST_ENGINE"):
         yield given
         return
+    yield from _engine(folder / "engine.log", model, *names)
+
+
+@contextmanager
+def running_host(folder: Path, specialists: Path, *names: str) -> Iterator[str]:
+    """An engine with an LLM and vision adapters of these names; its address, ready."""
+    adapters = [f"--vision-adapter={name}={specialists / name}" for name in names]
+    yield from _engine(folder / "host.log", specialists / "llm", "llm", *adapters)
+
+
+def _engine(log: Path, model: Path, *names_and_flags: str) -> Iterator[str]:
     port = _free_port()
     command = [
-        *_COMMAND, "engine", "--model", str(model), "--port", str(port),
-        "--served-model-name", *names, "--max-model-len", "1024", "--enforce-eager",
+        *_COMMAND, "engine", "--model", str(model), "--port", str(port), "--max-model-len", "1024",
+        "--enforce-eager", "--served-model-name", *names_and_flags,
     ]  # fmt: skip
-    yield from _running(command, f"http://127.0.0.1:{port}", folder / "engine.log")
+    yield from _running(command, f"http://127.0.0.1:{port}", log)
 
 
 @contextmanager

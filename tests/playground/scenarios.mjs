@@ -1,6 +1,6 @@
 // What people do with the playground; every export is one scenario. `world` has the addresses of
 // gateways: `real` (the demo model on vLLM), `keyed` (the same, with a key), `down` (no engine),
-// `hostile` and `dying` (a fake engine that writes what it is told, or breaks off).
+// `adapters` (an LLM with two vision adapters), `hostile` and `dying` (a fake engine that writes what it is told, or breaks off).
 import assert from "node:assert/strict";
 import { accessible, ask, carrying, finished, lit, measures, pointAt, ready, send, upload, watchBodies, withFields } from "./steps.mjs";
 
@@ -196,6 +196,36 @@ export async function compare_two_models({ world, open }) {
   assert.deepEqual(bodies[0].messages, bodies[1].messages);
   await page.click("#compare");
   assert.equal(await page.locator(".pane").count(), 1);
+}
+
+export async function compare_two_adapters({ world, open }) {
+  const page = await open(world.adapters);
+  await ready(page);
+  const bodies = watchBodies(page);
+  await page.click("#compare");
+  await page.selectOption("#model-0", "shapes");
+  await page.selectOption("#model-1", "digits");
+  await upload(page, image(world, "digit.png"));
+  const told = (await page.locator("#images .shot span").allInnerTexts()).join();
+  const [, digit] = await ask(page, "Which digit is this?");
+  assert.match(digit, new RegExp(`^${world.digit}`, "i"));
+  assert.deepEqual(bodies.map((body) => body.model).sort(), ["digits", "shapes"]);
+  assert.deepEqual(bodies[0].messages, bodies[1].messages);
+  const counted = (await measures(page)).map((each) => Number(each["of images"]));
+  assert.deepEqual(counted, [36, 25], "each has its own patches");
+  const drawn = await page.locator(".turn .answers .shot span").allInnerTexts();
+  assert.deepEqual(drawn.map(tokensOf), counted, told);
+  await page.click("#new-chat");
+  await upload(page, image(world, "scene.png"));
+  const [shape] = await ask(page, `What shape is ${world.colour}?`);
+  assert.match(shape, new RegExp(`^${world.shape}`, "i"));
+  await page.click("#new-chat");
+  await page.selectOption("#model-1", "llm");
+  await upload(page, image(world, "scene.png"));
+  await send(page, `What shape is ${world.colour}?`);
+  await page.waitForFunction(() => document.querySelector(".turn .answers").innerText.includes("answers text only"));
+  await finished(page);
+  assert.match((await page.locator(".turn").last().locator(".said").first().innerText()), new RegExp(`^${world.shape}`, "i"));
 }
 
 export async function code_runs_elsewhere({ world, open }) {

@@ -24,8 +24,8 @@ from typing import Any
 
 import pytest
 
-from tests.playground.conftest import DEMO, HERE, find_browser
-from tests.playground.engine import explainer_on_demand, running_engine
+from tests.playground.conftest import DEMO, HERE, SPECIALISTS, find_browser
+from tests.playground.engine import explainer_on_demand, running_engine, running_host
 from tests.vora_serve.gateway.fake_engine import FakeEngine, ThreadServer, running
 from vora_serve.gateway import create_app, load_settings
 from vora_serve.gateway.admission import hash_key
@@ -113,7 +113,7 @@ def gateway(stack: ExitStack, *urls: str, **tree: Any) -> str:
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """A folder of images that the model was not trained on, and what two of them show."""
     folder = tmp_path_factory.mktemp("images")
     image = render(random_scene(11, "test", 0))
@@ -125,12 +125,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     digit.image.save(folder / "digit.png")
     (folder / "text.png").write_text("not an image", encoding="utf-8")
     (folder / "bare.html").write_text("<!doctype html><title>bare</title>", encoding="utf-8")
-    return folder, NUMBERS[len(scene.things)], NUMBERS[digit.digit]
+    [thing] = scene.things
+    shown = {"count": "one", "digit": NUMBERS[digit.digit]}
+    return folder, shown | {"shape": thing.shape, "colour": thing.colour}
 
 
 @pytest.fixture(scope="session")
 def world(
-    images: tuple[Path, str, str], tmp_path_factory: pytest.TempPathFactory
+    images: tuple[Path, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Any]]:
     """Everything that runs behind the browsers, for ``browser.mjs``."""
     folder = tmp_path_factory.mktemp("browser")
@@ -140,19 +142,20 @@ def world(
         f"  - {{name: watcher, sha256: {hash_key(WATCH_KEY)}, scopes: [metrics]}}\n",
         encoding="utf-8",
     )
-    shows, count, digit = images
+    folder_of_images, shown = images
     screenshots = os.environ.get("VORA_SCREENSHOTS", "")
     if screenshots:
         Path(screenshots).mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         real = stack.enter_context(running_engine(folder, DEMO, "vora-demo", "vora-demo-b"))
-        web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(shows)))
+        web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder_of_images)))
         stack.callback(web.server_close)
         threading.Thread(target=web.serve_forever, daemon=True).start()
         stack.callback(web.shutdown)
         hostile = stack.enter_context(running(FakeEngine(words=words(HOSTILE))))
         rich = stack.enter_context(running(FakeEngine(words=words(RICH))))
         dying = stack.enter_context(running(FakeEngine(die_after=2, delay_s=0.05)))
+        host = stack.enter_context(running_host(folder, SPECIALISTS, "shapes", "digits"))
         images = {"allow_networks": ["127.0.0.1/32"]}
         prices: dict[str, Any] = {
             "price_per_million_input_tokens": 0.2,
@@ -161,11 +164,10 @@ def world(
         prices["explain_url"] = stack.enter_context(explainer_on_demand(DEMO))
         web_url = f"http://127.0.0.1:{web.server_address[1]}"
         yield {
-            "images": str(shows),
+            "images": str(folder_of_images),
             "web": web_url,
             "bare": f"{web_url}/bare.html",
-            "count": count,
-            "digit": digit,
+            **shown,
             "key": KEY,
             "watchKey": WATCH_KEY,
             "hostileText": HOSTILE,
@@ -173,6 +175,7 @@ def world(
             "report": REPORT.as_uri(),
             "real": gateway(stack, real, images=images, playground=prices),
             "keyed": gateway(stack, real, images=images, auth={"keys_file": str(keys)}),
+            "adapters": gateway(stack, host, images=images),
             "down": gateway(stack, "http://127.0.0.1:9"),
             "hostile": gateway(stack, hostile.url),
             "rich": gateway(stack, rich.url),
@@ -224,7 +227,7 @@ def test_scenario(results: dict[str, Any], scenario: str) -> None:
 @pytest.mark.parametrize("language", ["curl", "python", "javascript"])
 def test_the_code_it_gives_runs_and_answers_the_same(
     results: dict[str, Any],
-    images: tuple[Path, str, str],
+    images: tuple[Path, dict[str, str]],
     modules: Path,
     node: str,
     tmp_path: Path,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from pydantic import Field
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from torch.nn.functional import interpolate
 
 from model_plugin import VoRAConfig, VoRAForCausalLM, VoRAImageProcessor, VoRAProcessor
 from model_plugin.adapter_export import export_adapter, export_llm
@@ -15,15 +15,17 @@ from model_plugin.export import merge_checkpoint
 from model_plugin.images import ImageSettings
 from vora_serve.accuracy import Row, draw_table, summarise
 from vora_serve.demo.evaluate import evaluate_items
-from vora_serve.demo.recipe import DemoRecipe
 from vora_serve.demo.samples import Images
-from vora_serve.demo.train import init_projection, train_language_model
 from vora_serve.training import pretrain
 from vora_serve.training.recipe import PretrainRecipe, Strict, read_recipe
 from vora_serve.world.questions import Family
 from vora_serve.world.suite import build_suite
 
 ADAPTERS_RECIPE = Path(__file__).with_name("adapters.yaml")
+#: The demo model, whose LLM gets the adapters.
+CHECKPOINT = Path(__file__).with_name("checkpoint")
+#: The adapters as trained, checked in: ``llm``, ``shapes`` and ``digits``.
+SPECIALISTS = Path(__file__).with_name("specialists")
 #: What the LLM is called in its folder and in its adapters.
 LLM = "llm"
 
@@ -33,7 +35,6 @@ class AdapterRecipe(PretrainRecipe):
 
     Attributes:
         patch_size, image_size: geometry of its images, pixels; fixed resolution.
-        width: of its patch embedding.
         digit_share: part of the images that show a digit.
         shapes: number of shapes in a scene.
         questions: most questions about one image.
@@ -43,7 +44,6 @@ class AdapterRecipe(PretrainRecipe):
 
     patch_size: int = Field(gt=0)
     image_size: int = Field(gt=0)
-    width: int = Field(gt=0)
     digit_share: float = Field(ge=0, le=1)
     shapes: int | None = None
     questions: int = Field(default=1, gt=0)
@@ -56,12 +56,10 @@ class AdaptersRecipe(Strict):
 
     Attributes:
         adapters: by name.
-        text_steps: steps of the LLM's training on text; the demo's where absent.
         held_out: held-out questions of each group in the report.
     """
 
     adapters: dict[str, AdapterRecipe]
-    text_steps: int | None = Field(default=None, gt=0)
     held_out: int = Field(default=200, gt=0)
 
 
@@ -76,65 +74,49 @@ def read_adapters_recipe(
     return read_recipe(AdaptersRecipe, file, overrides or [])
 
 
-def train_adapters(demo: DemoRecipe, recipe: AdaptersRecipe, run: Path) -> Path:
-    """Train the demo's LLM on text alone, then each adapter on the LLM as it is stored.
+def train_adapters(recipe: AdaptersRecipe, run: Path, checkpoint: Path = CHECKPOINT) -> Path:
+    """Train each adapter on the LLM of the demo model.
 
     A stage whose result is in the run's folder already is not run again.
 
     Args:
-        demo: the demo's recipe; its LLM and its tokenizer are used.
         recipe: the adapters'.
         run: folder of the run.
+        checkpoint: the demo model; adapters start from its embedder.
 
     Returns:
-        The folder with the LLM, bfloat16, and its adapters, and ``README.md`` with what each
-        answers to held-out questions.
+        The folder with the LLM, its adapters, bfloat16, and ``README.md`` with what each answers
+        to held-out questions.
     """
-    train_language_model(_shortened(demo, recipe.text_steps), run)
     out = run / "adapters"
     llm = out / LLM
     if not llm.exists():
-        export_llm(run / "text", llm, dtype=torch.bfloat16)
+        export_llm(checkpoint, llm, dtype=torch.bfloat16)
     for name, adapter in recipe.adapters.items():
         trained = run / f"adapter-{name}"
         if not trained.exists():
-            _train(adapter, llm, trained, run / "log" / trained.name)
+            _train(adapter, checkpoint, trained, run / "log" / trained.name)
         if not (out / name).exists():
             export_adapter(trained, out / name, base_name=LLM, dtype=torch.bfloat16)
     _write_report(recipe, out, run)
     return out
 
 
-def _shortened(demo: DemoRecipe, steps: int | None) -> DemoRecipe:
-    if steps is None:
-        return demo
-    optimisation = demo.text.optimisation.model_copy(update={"steps": steps})
-    return demo.model_copy(
-        update={"text": demo.text.model_copy(update={"optimisation": optimisation})}
-    )
-
-
-def _train(recipe: AdapterRecipe, llm: Path, trained: Path, log: Path) -> None:
+def _train(recipe: AdapterRecipe, checkpoint: Path, trained: Path, log: Path) -> None:
     settings = ImageSettings(
         resolution="fixed",
         patch_size=recipe.patch_size,
         image_size=recipe.image_size,
         resize_edge=recipe.image_size,
     )
-    processor = VoRAProcessor(VoRAImageProcessor(settings), AutoTokenizer.from_pretrained(llm))
-    plain = AutoModelForCausalLM.from_pretrained(llm, dtype=torch.float32)
+    demo = VoRAForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    tokenizer = VoRAProcessor.from_pretrained(checkpoint).tokenizer
+    geometry = {"image_size": recipe.image_size, "patch_size": recipe.patch_size}
     torch.manual_seed(recipe.optimisation.seed)
-    config = VoRAConfig.from_llm_config(
-        plain.config,
-        image_size=recipe.image_size,
-        patch_size=recipe.patch_size,
-        vision_embedding_intermediate_size=recipe.width,
-        position_mode="interpolate",
-        image_token_id=processor.image_token_id,
+    model = VoRAForCausalLM(VoRAConfig(**demo.config.to_dict() | geometry))
+    model.load_state_dict(
+        demo.state_dict() | resized_embedder(demo, recipe.patch_size, model.config.grid_size)
     )
-    model = VoRAForCausalLM(config)
-    model.llm.load_state_dict(plain.state_dict())
-    init_projection(model)
     samples = Images(
         recipe.optimisation.seed,
         digit_share=recipe.digit_share,
@@ -144,7 +126,28 @@ def _train(recipe: AdapterRecipe, llm: Path, trained: Path, log: Path) -> None:
         shapes=recipe.shapes,
     )
     fields = {name: getattr(recipe, name) for name in PretrainRecipe.model_fields}
+    processor = VoRAProcessor(VoRAImageProcessor(settings), tokenizer)
     pretrain(model, processor, None, samples, PretrainRecipe(**fields), log, trained)
+
+
+def resized_embedder(model: VoRAForCausalLM, patch: int, grid: int) -> dict[str, torch.Tensor]:
+    """What of an embedder depends on its geometry, for another one.
+
+    Args:
+        model: the embedder's.
+        patch: side of the new patches, pixels.
+        grid: side of the new grid of learned positions, patches.
+
+    Returns:
+        Projection (C, 3, patch, patch) and positions (1, grid * grid, C), by name.
+    """
+    proj, positions = "vision_embedding.patchifier.proj.weight", "vision_embedding.pos_embed"
+    state = model.state_dict()
+    before = state[proj].shape[-1]
+    # A patch that shows the same with fewer pixels keeps its projection: each pixel counts more.
+    resized = interpolate(state[proj], size=(patch, patch), mode="bilinear", antialias=True)
+    learned = model.vision_embedding.positions(grid, grid)
+    return {proj: resized * (before / patch) ** 2, positions: learned[None]}
 
 
 def _write_report(recipe: AdaptersRecipe, out: Path, run: Path) -> None:
@@ -166,8 +169,8 @@ def _write_report(recipe: AdaptersRecipe, out: Path, run: Path) -> None:
         tables.append(_table(name, rows, recipe.adapters[name].groups))
     (out / "report.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     (out / "README.md").write_text(
-        "# One LLM, two vision adapters\n\nTrained from nothing by `vora-serve demo adapters`: the "
-        "demo's LLM on text alone, then each adapter on it. "
+        "# One LLM, two vision adapters\n\nTrained by `vora-serve demo adapters` on the demo "
+        "model's LLM, each from the demo's embedder, resized to its own patches. "
         f"{recipe.held_out} held-out questions of each group; an answer counts when it is exactly "
         "the expected word. An adapter is expected to answer its own groups only.\n\n"
         "```bash\nvora-serve serve --model llm --vision-adapter shapes=shapes "

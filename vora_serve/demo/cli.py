@@ -55,15 +55,14 @@ def adapters(
     ] = None,
     run: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/demo"),
 ) -> None:
-    """Train the demo's LLM on text, and two vision adapters on it; write a report."""
+    """Train two vision adapters on the demo model's LLM; write a report."""
     import transformers
 
     from vora_serve.demo.adapters import ADAPTERS_RECIPE, read_adapters_recipe, train_adapters
-    from vora_serve.demo.recipe import read_demo_recipe
 
     transformers.logging.set_verbosity_error()
     recipe = read_adapters_recipe(config or ADAPTERS_RECIPE, overrides)
-    out = train_adapters(read_demo_recipe(), recipe, run)
+    out = train_adapters(recipe, run)
     sys.stdout.write((out / "README.md").read_text(encoding="utf-8"))
     sys.stdout.write(f"\nThe LLM and its adapters are in {out}.\n")
 

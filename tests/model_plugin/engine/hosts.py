@@ -65,14 +65,16 @@ def make_world(folder: Path) -> World:
 
 
 @contextmanager
-def running_host(world: World, names: Sequence[str], **settings: Any) -> Iterator[Any]:
-    """An engine in this process with these adapters loaded; room for two, of rank 8."""
+def running_host(
+    world: World, names: Sequence[str], *, rank: int = 8, **settings: Any
+) -> Iterator[Any]:
+    """An engine in this process with these adapters loaded; room for two, up to this rank."""
     from model_plugin.engine.adapters.flags import vllm_settings
     from model_plugin.engine.adapters.offline import AdapterLLM
     from model_plugin.engine.adapters.registry import set_registry
     from model_plugin.engine.adapters.settings import HostLimits
 
-    limits = HostLimits(adapters=2, rank=8, image_tokens=LARGEST)
+    limits = HostLimits(adapters=2, rank=rank, image_tokens=LARGEST)
     try:
         with running_engine(world.llm, **(settings | vllm_settings(limits))) as engine:
             host = AdapterLLM(engine, world.llm, limits)

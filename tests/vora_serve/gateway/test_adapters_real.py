@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import httpx
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from model_plugin import VoRAForCausalLM, VoRAProcessor
 from tests.model_plugin.conftest import noise_image
@@ -22,6 +24,7 @@ from tests.model_plugin.engine.harness import needs_vllm
 from tests.model_plugin.engine.hosts import World, make_world
 from tests.vora_serve.gateway.real_engine import Served, command
 from tests.vora_serve.gateway.test_tenants import write_keys
+from vora_core.adapter import ADAPTER_FILE, EMBEDDER_FILE
 
 pytestmark = [needs_vllm, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -202,6 +205,55 @@ def test_load_use_drop_reload_under_load(site: Site, world: World) -> None:
     assert {code for name, code, _ in answers if name == "shapes"} == {200, 404}
     for name, code, said in answers:
         assert code != 200 or said == wanted[name]
+
+
+def test_memory_is_given_back(site: Site, world: World) -> None:
+    """A large embedder, loaded, used and dropped again and again while another name answers."""
+    size = write_large(world.adapters["docs"], site.folder / "large", width=2**15)
+
+    def resident() -> int:
+        return sum(process.memory_info().rss for process in site.served.engine_processes())
+
+    stop, failed = threading.Event(), list[str]()
+
+    def others() -> None:
+        while not stop.is_set():
+            if (answer := site.ask("docs", IMAGE)).status_code != 200:
+                failed.append(answer.text)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(others)
+        try:
+            loaded, dropped = [], []
+            for _ in range(6):
+                body = {"name": "large", "folder": "large"}
+                assert site.call("POST", "/admin/adapters", json=body).status_code == 200
+                assert site.ask("large", IMAGE).status_code == 200
+                loaded.append(resident())
+                assert site.call("DELETE", "/admin/adapters/large").status_code == 200
+                dropped.append(resident())
+        finally:
+            stop.set()
+    assert not failed
+    # The first round also touches buffers that stay; what leaks would grow with every round.
+    for up, down in zip(loaded[1:], dropped[1:], strict=True):
+        assert up - down > 0.7 * size
+    assert max(dropped[1:]) - dropped[0] < 0.5 * size
+
+
+def write_large(adapter: Path, folder: Path, width: int) -> int:
+    """Copy an adapter with a random embedder of another width; returns the embedder's bytes."""
+    shutil.copytree(adapter, folder)
+    settings = json.loads((folder / ADAPTER_FILE).read_text())
+    before = settings["vision"]["vision_embedding_intermediate_size"]
+    settings["vision"]["vision_embedding_intermediate_size"] = width
+    (folder / ADAPTER_FILE).write_text(json.dumps(settings))
+    tensors = {}
+    for name, tensor in load_file(folder / EMBEDDER_FILE).items():
+        shape = [width if side == before else side for side in tensor.shape]
+        tensors[name] = torch.full(shape, 0.01)
+    save_file(tensors, folder / EMBEDDER_FILE)
+    return (folder / EMBEDDER_FILE).stat().st_size
 
 
 def test_only_the_configured_folder(site: Site) -> None:
