@@ -103,7 +103,8 @@ def test_engines() -> None:
     flags.append(SERVICES["engine-baseline"]["command"])
     flags.append(SERVICES["engine-baseline-cpu"]["command"])
     # The documentation's examples too.
-    documented = re.findall(r"^(?:\.venv/bin/)?vora-serve (engine [^\n]*)$", _operations(), re.MULTILINE)
+    shown = r"^(?:\.venv/bin/)?vora-serve (engine [^\n]*)$"
+    documented = re.findall(shown, _operations(), re.MULTILINE)
     assert documented
     flags += [engine_flags_documented(line.split()) for line in documented]
     names = {
