@@ -82,6 +82,10 @@ class GatewayProtocol(HttpToolsProtocol):
         """End the request."""
         if not self._offered:
             super().on_message_complete()
+            if not self.pipeline:
+                # A large body's last piece has stopped the reading, which nobody would start again;
+                # then a client could leave unnoticed.
+                self.flow.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Parse what the client sent."""

@@ -1,4 +1,4 @@
-"""A server of the class under test, without vLLM: ``python -m ... PORT RELEASE TIMEOUT_S``.
+"""A server of the class under test, without vLLM: ``python -m ... SOCKET RELEASE TIMEOUT_S``.
 
 Its one answer says ``begun``, and ``ended`` once the file RELEASE is there. As vLLM does, it has
 signal handlers of its own when the server starts; they end the process with code 7.
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -51,9 +52,10 @@ def application(release: Path, timeout_s: int) -> FastAPI:
 
 
 async def main() -> None:
-    port, release, timeout_s = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    config = uvicorn.Config(application(release, timeout_s), port=port, log_level="critical")
-    serving = asyncio.create_task(finishing(Base)(config).serve())
+    listener, release, timeout_s = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    config = uvicorn.Config(application(release, timeout_s), log_level="critical")
+    sockets = [socket.socket(fileno=listener)]
+    serving = asyncio.create_task(finishing(Base)(config).serve(sockets))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, os._exit, 7)
     await serving

@@ -27,11 +27,11 @@ def until(condition: Callable[[], bool]) -> None:
 
 @contextmanager
 def server(release: Path, timeout_s: int) -> Iterator[tuple[Any, int]]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
-    module = "tests.vora_serve.engine.stopping_child"
-    command = [sys.executable, "-m", module, str(port), str(release), str(timeout_s)]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[3])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port, number = int(listener.getsockname()[1]), listener.fileno()
+        module = "tests.vora_serve.engine.stopping_child"
+        command = [sys.executable, "-m", module, str(number), str(release), str(timeout_s)]
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[3], pass_fds=[number])
     try:
         until(lambda: not refused(port))
         yield process, port

@@ -66,6 +66,19 @@ def test_leaving_in_prefill(gateway: LiveGateway, engine: FakeEngine, stream: bo
     assert gateway.state.queue.in_flight == 0
 
 
+def test_leaving_after_a_large_body(gateway: LiveGateway, engine: FakeEngine) -> None:
+    """The server stops reading while a large body waits; it must go on, or it sees nobody leave."""
+    engine.first_delay_s = 300
+    noise = io.BytesIO()
+    Image.effect_noise((500, 500), 90).save(noise, "PNG")
+    part = {"type": "image_url", "image_url": {"url": data_url(noise.getvalue())}}
+    payload = body(False, messages=[{"role": "user", "content": [part]}])
+    for turn in range(1, 6):  # how the body is cut into pieces is up to the system
+        with asking(gateway, payload):
+            until(lambda: engine.running == 1)
+        until(lambda turn=turn: engine.cancelled == turn)  # type: ignore[misc]
+
+
 def test_leaving_in_decode(gateway: LiveGateway, engine: FakeEngine) -> None:
     engine.words = ["word "] * 10_000
     engine.delay_s = 0.05  # 500 s in all
