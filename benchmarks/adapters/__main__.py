@@ -4,7 +4,7 @@ A random LLM, in float32 on CPU, is served merged with one vision adapter, as it
 with eight adapters beside it, at several ranks, and as eight merged engines that run at the same
 time. Each engine has a process of its own; all but the eight take turns, so that a busy machine
 slows all of them. A batch is eight requests with an image each; of the eight engines, each takes
-one.
+one, on one core, which several of them share.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ class MergedEngines:
     """
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self._started = [self._start(folder, stack) for _ in range(BATCH)]
+        cores = sorted(os.sched_getaffinity(0))
+        self._started = [
+            self._start(folder, cores[number % len(cores)], stack) for number in range(BATCH)
+        ]
         memory = [tuple(map(float, _answer(each.stdout).split())) for each in self._started]
         self.memory = {
             "memory_mib": sum(whole for whole, _ in memory),
@@ -63,11 +66,13 @@ class MergedEngines:
         }
 
     @staticmethod
-    def _start(folder: Path, stack: ExitStack) -> subprocess.Popen[str]:
+    def _start(folder: Path, core: int, stack: ExitStack) -> subprocess.Popen[str]:
+        # A core each: threads of several engines that wait for one another on the same cores
+        # would take almost all of the time.
         process = subprocess.Popen(
             _command(str(folder), "--orders"),
             cwd=ROOT,
-            env=_environment(),
+            env=_environment() | {"VLLM_CPU_OMP_THREADS_BIND": str(core)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -153,21 +158,25 @@ def _compare(options: argparse.Namespace) -> None:
     ranks = [int(rank) for rank in options.ranks.split(",")]
     runs: dict[str, list[dict[str, float]]] = {}
     load = os.getloadavg()[0]
+
+    def add(engine: str, found: dict[str, float]) -> None:
+        runs.setdefault(engine, []).append(found)
+        values = ", ".join(f"{key} {value:,.0f}" for key, value in found.items())
+        sys.stderr.write(f"{engine}: {values}\n")
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write(folder, options.hidden, options.layers, ranks)
         for _ in range(options.turns):
-            runs.setdefault(MERGED, []).append(in_process(folder, [], options.repeats))
+            add(MERGED, in_process(folder, [], options.repeats))
             for rank in ranks:
                 every = [folder / f"rank-{rank}-{number}" for number in range(BATCH)]
                 for count in (1, BATCH):
                     engine = f"rank {rank}, {count} adapter{'s' * (count > 1)}"
-                    found = in_process(folder, every[:count], options.repeats)
-                    runs.setdefault(engine, []).append(found)
+                    add(engine, in_process(folder, every[:count], options.repeats))
             with ExitStack() as stack:
                 eight = MergedEngines(folder, stack)
-                found = times(eight.seconds, options.repeats) | eight.memory
-            runs.setdefault("eight merged engines", []).append(found)
+                add("eight merged engines", times(eight.seconds, options.repeats) | eight.memory)
     engine = version(packages_distributions()["vllm"][0])
     sys.stdout.write(
         f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load average {load:.1f} at "
