@@ -67,12 +67,10 @@ class MergedEngines:
 
     @staticmethod
     def _start(folder: Path, core: int, stack: ExitStack) -> subprocess.Popen[str]:
-        # A core each: threads of several engines that wait for one another on the same cores
-        # would take almost all of the time.
         process = subprocess.Popen(
-            _command(str(folder), "--orders"),
+            _command(str(folder), "--orders", str(core)),
             cwd=ROOT,
-            env=_environment() | {"VLLM_CPU_OMP_THREADS_BIND": str(core)},
+            env=_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -136,7 +134,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="measurements in a process [5]")
     parser.add_argument("--turns", type=int, default=3, help="processes of each engine [3]")
     parser.add_argument("--job", help=argparse.SUPPRESS)
-    parser.add_argument("--orders", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--orders", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ |= {
         "VLLM_LOGGING_LEVEL": "ERROR",
@@ -144,7 +142,10 @@ def main() -> None:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
-    if options.orders:
+    if options.orders is not None:
+        # A core each, before torch counts them: threads of several engines that wait for one
+        # another on the same cores would take almost all of the time.
+        os.sched_setaffinity(0, {options.orders})
         answer_orders(Path(options.job))
     elif options.job:
         folder, adapters, repeats = json.loads(options.job)
