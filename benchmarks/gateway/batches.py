@@ -63,8 +63,9 @@ class Gateway:
             for i in range(20_000)
         )
         content = "".join(json.dumps(row) + "\n" for row in rows)
-        form = {"data": {"purpose": "batch"}, "files": {"file": ("in.jsonl", content)}}
-        file = self.http.post("/v1/files", **form).raise_for_status().json()
+        files = {"file": ("in.jsonl", content)}
+        sent = self.http.post("/v1/files", data={"purpose": "batch"}, files=files)
+        file = sent.raise_for_status().json()
         ask = {"input_file_id": file["id"], "endpoint": CHAT, "completion_window": "24h"}
         made = self.http.post("/v1/batches", json=ask).raise_for_status().json()
         path = f"/v1/batches/{made['id']}"

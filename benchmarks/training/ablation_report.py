@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -23,12 +24,13 @@ _COLOURS = {"none": "tab:grey", "last-block": "tab:orange", "block-wise": "tab:b
 _LINES = {"causal": "--", "bidirectional": "-"}
 
 
-def smooth(values: Sequence[float]) -> np.ndarray:
+def smooth(values: Sequence[float]) -> npt.NDArray[np.float64]:
     """Means of the last :data:`WINDOW` values, of fewer at the start."""
     sums = np.cumsum(np.concatenate([[0.0], np.asarray(values, float)]))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - WINDOW)
-    return (sums[ends] - sums[starts]) / (ends - starts)
+    means: npt.NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
+    return means
 
 
 def steps_to(values: Sequence[float], level: float) -> int | None:

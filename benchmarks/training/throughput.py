@@ -221,7 +221,7 @@ def flops(size: Size, module: TrainingModel, tokens: int, image_tokens: int) -> 
     frozen = sum(p.numel() for n, p in llm.named_parameters() if not p.requires_grad)
     frozen -= size.vocabulary * size.width  # the embedding is looked up
     teacher = sum(p.numel() for p in module.teacher[0].parameters())
-    return (4.0 * frozen + 6.0 * trained) * tokens + 2.0 * teacher * image_tokens
+    return float((4.0 * frozen + 6.0 * trained) * tokens + 2.0 * teacher * image_tokens)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import io
 import json
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -194,7 +194,7 @@ def make_world(out: Path, images: int = 8000, text_steps: int = 250, steps: int 
     """Make what is not there yet."""
     out.mkdir(parents=True, exist_ok=True)
     times = {}
-    for name, done, make in (
+    parts: tuple[tuple[str, Path, Callable[[], object]], ...] = (
         ("data", out / "conversations.tar", lambda: write_data(out, images)),
         ("text", out / "text", lambda: make_text_model(out, text_steps)),
         ("teacher", out / "teacher", lambda: make_teacher(out, steps, 2 * images)),
@@ -203,7 +203,8 @@ def make_world(out: Path, images: int = 8000, text_steps: int = 250, steps: int 
             out / "encoder",
             lambda: make_teacher(out, steps, 2 * images, "encoder", "siglip"),
         ),
-    ):
+    )
+    for name, done, make in parts:
         if not done.exists():
             start = time.process_time()
             make()

@@ -23,7 +23,7 @@ from vora_serve.world.wide.assets import EMOJI_FOLDER
 
 def rates(world: WideWorld, samples: int) -> dict[str, float]:
     """Samples a second of each family, and of all in equal parts."""
-    found = {}
+    found: dict[str, float] = {}
     for family in FAMILIES:
         world.of_family(family, 0)  # fonts and the like are read once
         start = time.process_time()
