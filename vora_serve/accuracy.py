@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,26 @@ def summarise(
             )
         )
     return rows
+
+
+def sign_test(right: Sequence[bool], blank: Sequence[bool]) -> float:
+    """How likely chance alone makes answers so much better than those about blank images.
+
+    McNemar's exact test, one-sided: of the questions that were answered right only once, as many or
+    more were right with the image, if both were equally likely.
+
+    Args:
+        right: whether each answer was right.
+        blank: the same about blank images, question by question.
+
+    Returns:
+        The probability; 1 where no answer differs.
+    """
+    gained = sum(r and not b for r, b in zip(right, blank, strict=True))
+    lost = sum(b and not r for r, b in zip(right, blank, strict=True))
+    differing = gained + lost
+    at_least = sum(math.comb(differing, n) for n in range(gained, differing + 1))
+    return at_least / (1 << differing)
 
 
 def draw_table(rows: Iterable[Row]) -> str:

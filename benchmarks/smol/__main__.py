@@ -69,7 +69,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/smol/out"))
     parser.add_argument("--work", type=Path, default=Path("runs/smol/work"))
     parser.add_argument("--emoji", type=Path, default=EMOJI_FOLDER)
-    parser.add_argument("--limit", type=int, default=60, help="Questions of each family.")
+    parser.add_argument("--limit", type=int, default=120, help="Questions of each family.")
     parser.add_argument("--page", type=Path, help="Markdown file to write the report to.")
     return parser.parse_args()
 

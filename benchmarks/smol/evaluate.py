@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.smol.merge import merge
 from loadtest.servers import Server
 from loadtest.settings import EngineSettings, ServerSpec
-from vora_serve.accuracy import summarise
+from vora_serve.accuracy import sign_test, summarise
 from vora_serve.evaluation.client import Endpoint, ask_all
 from vora_serve.evaluation.texts import Text, ask_texts, read_texts, score_texts
 from vora_serve.world.suite import Item, build_suite, is_right
@@ -51,8 +51,7 @@ def evaluate(work: Path, out: Path, emoji: Path, limit: int) -> None:
         found["text"]["merged"] = _texts(endpoint, texts)
         items = held_out(find_assets(emoji), limit)
         right, blank = _ask(endpoint, items), _ask(endpoint, [item.blank() for item in items])
-        rows = summarise([(item.group, item.chance) for item in items], right, blank)
-        found["groups"] = [asdict(row) for row in rows]
+        found["groups"] = _rows(items, right, blank)
     (out / "served.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
@@ -83,6 +82,17 @@ def _serving(name: str, model: Path, logs: Path, env: dict[str, str]) -> Iterato
 
 def _texts(endpoint: Endpoint, texts: Sequence[Text]) -> dict[str, float]:
     return score_texts(texts, ask_texts(endpoint, texts)).metrics
+
+
+def _rows(
+    items: Sequence[Item], right: Sequence[bool], blank: Sequence[bool]
+) -> list[dict[str, Any]]:
+    rows = []
+    for row in summarise([(item.group, item.chance) for item in items], right, blank):
+        of_group = [n for n, item in enumerate(items) if item.group == row.group]
+        p = sign_test([right[n] for n in of_group], [blank[n] for n in of_group])
+        rows.append({**asdict(row), "p": p})
+    return rows
 
 
 def _ask(endpoint: Endpoint, items: Sequence[Item]) -> list[bool]:

@@ -128,19 +128,25 @@ def _speed(summary: dict[str, Any], lines: list[dict[str, Any]]) -> str:
 def _served(found: dict[str, Any]) -> str:
     rows = [
         f"| {row['group']} | {row['questions']} | {row['accuracy']:.0%} | {row['blank']:.0%} | "
-        f"{row['chance']:.0%} |"
+        f"{row['chance']:.0%} | {_probability(row['p'])} |"
         for row in found["groups"]
     ]
     text = (
-        "| Served, merged | Questions | Right | Blank images | Chance |\n"
-        "| --- | ---: | ---: | ---: | ---: |\n" + "\n".join(rows)
+        "| Served, merged | Questions | Right | Blank images | Chance | p |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: |\n" + "\n".join(rows)
     )
     rows = [
         f"| {name} | {m['same_answers']:.0%} | {m['agreement']:.1%} | {m['perplexity']:.3f} |"
         for name, m in found["text"].items()
     ]
     return text + (
+        "\n\np is that of a one-sided sign test (McNemar's, exact) of the answers with the image "
+        "against those with a blank one."
         f"\n\n{found['texts']} held-out texts in the base LLM's own words:\n\n"
         "| Served | Same answers | Same next tokens | Perplexity |\n"
         "| --- | ---: | ---: | ---: |\n" + "\n".join(rows)
     )
+
+
+def _probability(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"

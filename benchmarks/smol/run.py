@@ -37,7 +37,7 @@ from vora_serve.training.run_recipe import PretrainRun
 from vora_serve.world.wide import find_assets
 
 _TINY_WIDTH = 128
-_PROBE_STEPS = 24
+_PROBE_STEPS = 48
 
 
 class RunError(VoRAError, RuntimeError):
@@ -223,7 +223,7 @@ class Run:
 
     def _speed(self, probe: Path) -> tuple[float, float]:
         """Steps a second of the probe once it was warm, and seconds besides its steps."""
-        late = [line for line in read_metrics(probe) if line["step"] > _PROBE_STEPS // 2]
+        late = [line for line in read_metrics(probe) if line["step"] > _PROBE_STEPS // 4]
         if not late:
             raise RunError("The time was up before the speed was known; give more --minutes.")
         step = sum(line["tokens"] / line["tokens_per_second"] for line in late) / len(late)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vora_serve.demo.recipe import TeacherRecipe
 from vora_serve.training import Optimisation
+from vora_serve.world.wide.rows import Kind
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,14 @@ class Size:
         texts: conversations drawn from the base LLM, and the longest answer in tokens.
         text_weight: their share of the samples.
         rank: of the LoRA factors, which all blocks get.
+        distillation: weight of its loss.
         max_length, batch, micro: tokens of a packed sequence, sequences of a step and of a pass.
         optimizer, lr: of pretraining; cosine.
         bf16: compute in bfloat16.
         processes, workers: of training, and of each process for data.
         held_out: samples that the run is evaluated on while it lasts.
         reserve_s: seconds kept for the end of the run.
+        families: how often parts of the world are drawn that are drawn more or less than usual.
     """
 
     base: Literal["smollm2", "tiny"]
@@ -40,6 +44,7 @@ class Size:
     answer_tokens: int
     text_weight: float
     rank: int
+    distillation: float
     max_length: int
     batch: int
     micro: int
@@ -50,6 +55,7 @@ class Size:
     workers: int
     held_out: int
     reserve_s: float
+    families: Mapping[Kind, float] = field(default_factory=dict)
 
     @property
     def image_tokens(self) -> int:
@@ -60,12 +66,15 @@ class Size:
 PATCH = 14
 SIZES = {
     "gpu": Size(
-        "smollm2", 0, 112, 384, 6, 1500, 24000, 3000, 96, 0.2, 64, 2048, 32, 16, "adamw", 6e-4,
+        "smollm2", 0, 112, 384, 6, 1500, 24000, 3000, 96, 0.2, 64, 6.0, 2048, 32, 16, "adamw", 6e-4,
         True, 1, 16, 512, 40.0,
     ),
     "rehearsal": Size(
-        "tiny", 100, 84, 128, 3, 700, 6000, 400, 48, 0.15, 32, 512, 4, 2, "muon", 1.5e-3,
+        "tiny", 100, 84, 128, 3, 1200, 8000, 1600, 48, 0.15, 64, 6.0, 512, 4, 2, "muon", 1.5e-3,
         False, 2, 0, 96, 30.0,
+        # The tiny LLM spells names and words byte by byte: their losses would outweigh all others.
+        {"emoji": 0.1, "flag": 0.1, "word": 0.1, "clock": 0.2, "pair": 0.2, "chart": 2.0,
+         "count": 1.5, "digits": 3.0},
     ),
 }  # fmt: skip
 
@@ -115,7 +124,7 @@ def pretrain_recipe(
         run: folder of the run.
     """
     dtype = "bfloat16" if size.bf16 else "float32"
-    world = {"files": [emoji], "format": "world"}
+    world = {"files": [emoji], "format": "world", "families": dict(size.families)}
     return {
         "model": {"path": base, "dtype": dtype},
         "teacher": {"path": teacher, "dtype": dtype},
@@ -131,7 +140,7 @@ def pretrain_recipe(
             "pack_window": 64,
         },
         "attention": "bidirectional",
-        "distillation": {"mode": "block-wise", "alignment": "paper", "weight": 1.0},
+        "distillation": {"mode": "block-wise", "alignment": "paper", "weight": size.distillation},
         "lora_rank": size.rank,
         "n_vit": blocks,
         "max_length": size.max_length,

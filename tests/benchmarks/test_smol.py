@@ -83,6 +83,12 @@ def test_make_says_what_is_missing_before_it_installs_anything(tmp_path: Path) -
     assert done.returncode == 2
     assert f"there is no vision adapter for SmolLM2 in {tmp_path}" in done.stderr
     assert "python -m benchmarks.smol train" in done.stderr
+    done = subprocess.run(
+        ["make", "demo", "MODEL=large", "INSTALL=false"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "MODEL must be tiny or smol, not 'large'" in done.stderr
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -3,13 +3,13 @@
 import glob
 import logging
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from model_plugin import ConfigError
 from vora_serve.training.recipe import Strict
-from vora_serve.world.wide.rows import find_world
+from vora_serve.world.wide.rows import SHARES, Kind, find_world
 
 log = logging.getLogger(__name__)
 _SKIPPED_SHARE = 0.01
@@ -31,6 +31,8 @@ class Source(Strict):
             the files' names when absent. ``world`` draws samples of the wide world while training;
             ``files`` is then the folder of its emoji.
         split: of the world: ``train``, ``validation`` or ``test``.
+        families: of the world: how often each family is drawn, and ``shapes`` and ``digits``; 1
+            where it is not said, ``shapes`` 3.
         image_dir: folder that relative paths of images start from; the file's own when absent.
         weight: how often samples are drawn from here, relative to the other sources.
     """
@@ -38,8 +40,19 @@ class Source(Strict):
     files: tuple[str, ...] = Field(min_length=1)
     format: Format | None = None
     split: Literal["train", "validation", "test"] = "train"
+    families: dict[Kind, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
     image_dir: str | None = None
     weight: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _families_are_drawn(self) -> Self:
+        if self.families and self.format != "world":
+            raise ValueError("families are of sources of the format world")
+        if not any({**SHARES, **self.families}.values()):
+            raise ValueError("families leaves nothing to draw: all of them are 0")
+        return self
 
     def resolve(self) -> tuple[Format, list[Path]]:
         """The format, and the files in order.

@@ -7,8 +7,8 @@ through is cut at a row. Every second shard reads its part backwards, unit by un
 shards of a cut unit come to it at the same time, at the beginning or at the end of a pass.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from vora_serve.training import parquet
 from vora_serve.training.data_recipe import Format, Source
 from vora_serve.training.rows import NAME, Row, count_json, count_tar, read_json, read_tar, stamp
 from vora_serve.world.scenes import Split
-from vora_serve.world.wide.rows import ROWS, draw_rows
+from vora_serve.world.wide.rows import ROWS, Kind, draw_rows
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Unit:
         group: the row group's number; None for a file.
         weight: rows of a row group or world, bytes of a file.
         size: bytes that are read of it.
-        split: of a world.
+        split, families: of a world, as in :class:`Source`.
     """
 
     kind: Format
@@ -40,6 +40,7 @@ class Unit:
     weight: int
     size: int
     split: Split = "train"
+    families: Mapping[Kind, float] = field(default_factory=dict)
 
     def rows(self) -> int:
         """How many there are."""
@@ -50,7 +51,7 @@ class Unit:
     def read(self, start: int, stop: int) -> Iterator[Row]:
         """Rows ``start`` to ``stop``."""
         if self.kind == "world":
-            return draw_rows(Path(self.file), self.split, start, stop)
+            return draw_rows(Path(self.file), self.split, start, stop, self.families)
         if self.group is not None:
             return parquet.read_group(self.file, self.group, start, stop)
         return (read_json if self.kind == "jsonl" else read_tar)(self.file, start, stop)
@@ -112,7 +113,8 @@ def units_of(source: Source) -> Units:
     """
     kind, files = source.resolve()
     if kind == "world":
-        return Units([Unit(kind, str(files[0]), None, ROWS, 0, source.split)])
+        folder, families = str(files[0]), source.families
+        return Units([Unit(kind, folder, None, ROWS, 0, source.split, families)])
     return _units(kind, tuple((str(file), stamp(str(file))) for file in files))
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.vora_serve.world.emoji import fake_package
 from vora_core.errors import ConfigError
+from vora_serve.accuracy import sign_test
 from vora_serve.evaluation import Endpoint, ask_all, draw_table, summarise
 from vora_serve.evaluation.cli import evaluate
 from vora_serve.evaluation.client import EvaluationError
@@ -204,3 +205,10 @@ def test_the_table() -> None:
         summarise(groups, [True, False, False], None)
     )
     assert set(ANSWERS) <= set(GROUPS)
+
+
+def test_better_by_more_than_luck() -> None:
+    assert sign_test([True] * 3, [True] * 3) == 1, "nothing differs"
+    assert sign_test([True] * 8 + [False], [False] * 8 + [True]) == pytest.approx(10 / 512)
+    assert sign_test([False] * 4, [True] * 4) == 1
+    assert sign_test([True] * 60 + [False] * 60, [True] * 12 + [False] * 108) < 1e-9

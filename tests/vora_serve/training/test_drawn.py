@@ -18,7 +18,9 @@ from vora_serve.training.data import Tokeniser
 from vora_serve.training.data_recipe import Data, Source
 from vora_serve.training.preflight import check_sources
 from vora_serve.training.recipe import parse_recipe
+from vora_serve.training.sources import units_of
 from vora_serve.training.stream import Shard
+from vora_serve.world.wide import FAMILIES
 from vora_serve.world.wide.rows import draw_rows
 
 
@@ -54,6 +56,19 @@ def test_a_number_gives_the_same_row_and_splits_never_meet(emoji: Path) -> None:
     assert any(len(row["messages"]) > 2 for row in rows), "scenes are asked about more than once"
 
 
+def test_families_are_drawn_as_often_as_is_said(emoji: Path) -> None:
+    none = dict.fromkeys((*FAMILIES, "shapes", "digits"), 0.0)
+    rows = draw_rows(emoji, "train", 0, 400, {**none, "digits": 3.0, "pair": 1.0})
+    images = Counter(len(row["images"]) for row in rows)
+    assert 240 < images[1] < 350, "three in four are digits"
+    assert images[2] == 400 - images[1]
+    source = parse_recipe(
+        Source, {"files": [str(emoji)], "format": "world", "families": {**none, "clock": 0.5}}
+    )
+    drawn = units_of(source).units[0].read(0, 20)
+    assert all(":" in row["messages"][-1]["content"] for row in drawn), "the time, as 3:05"
+
+
 @pytest.mark.parametrize("pack", [False, True])
 def test_a_shard_is_resumed_exactly_beside_a_file(
     tmp_path: Path, emoji: Path, tokeniser: Tokeniser, pack: bool
@@ -86,3 +101,13 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path, emoji: Path) -> None:
         Source(files=(str(emoji), str(emoji)), format="world").resolve()
     with pytest.raises(ConfigError, match="split"):
         parse_recipe(Source, {"files": [str(emoji)], "format": "world", "split": "all"})
+    none = dict.fromkeys((*FAMILIES, "shapes", "digits"), 0.0)
+    for families, said in (
+        ({"cats": 1.0}, "cats"),
+        ({"clock": -1.0}, "greater than or equal to 0"),
+        (none, "nothing to draw"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            parse_recipe(Source, {"files": [str(emoji)], "format": "world", "families": families})
+    with pytest.raises(ConfigError, match="format world"):
+        parse_recipe(Source, {"files": ["a.jsonl"], "families": {"clock": 1.0}})
