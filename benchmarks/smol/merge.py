@@ -31,14 +31,14 @@ def merge(source: Path, work: Path) -> Iterator[str]:
             "training one takes eight minutes of a GPU (python -m benchmarks.smol train)."
         )
     base, adapter = work / "base", work / "joined"
-    if not base.exists():
-        yield from import_base("smollm2", base, dtype="bfloat16")
     if adapter.exists():
         shutil.rmtree(adapter)
     if is_adapter(source):
         shutil.copytree(source, adapter)
     else:
         join_parts(source, adapter)
+    if not base.exists():  # last, since it takes a minute
+        yield from import_base("smollm2", base, dtype="bfloat16")
     merge_checkpoint(adapter, work / "merged", base=base, verify=True, overwrite=True)
     yield "Merged and unmerged model agree on a probe."
     yield f"The merged model is in {work / 'merged'}."

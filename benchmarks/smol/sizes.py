@@ -70,7 +70,7 @@ SIZES = {
         True, 1, 16, 512, 40.0,
     ),
     "rehearsal": Size(
-        "tiny", 100, 84, 128, 3, 1200, 8000, 1600, 48, 0.15, 64, 6.0, 512, 4, 2, "muon", 1.5e-3,
+        "tiny", 100, 84, 128, 3, 700, 6000, 400, 48, 0.15, 64, 6.0, 512, 4, 2, "muon", 1.5e-3,
         False, 2, 0, 96, 30.0,
         # The tiny LLM spells names and words byte by byte: their losses would outweigh all others.
         {"emoji": 0.1, "flag": 0.1, "word": 0.1, "clock": 0.2, "pair": 0.2, "chart": 2.0,

@@ -73,6 +73,10 @@ def test_without_an_adapter_nothing_is_merged(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"None comes with vora-serve yet.*eight minutes"):
         list(merge(tmp_path, tmp_path / "work"))
     assert not (tmp_path / "work").exists()
+    (tmp_path / "adapter.tar.00").write_bytes(b"no tar")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        list(merge(tmp_path, tmp_path / "work"))
+    assert not (tmp_path / "work" / "base").exists(), "refused before the LLM is imported"
 
 
 def test_make_says_what_is_missing_before_it_installs_anything(tmp_path: Path) -> None:
