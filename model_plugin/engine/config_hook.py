@@ -83,6 +83,7 @@ class VoRAEngineConfig(VerifyAndUpdateConfig):
         _vora_config(model_config)
         _refuse_eager_pipelines_on_cpu(vllm_config)
         require_memory(vllm_config)
+        _refuse_priorities(vllm_config)
         if not model_config.is_mm_prefix_lm:
             return
         _refuse_what_cuts_spans(vllm_config)
@@ -141,6 +142,22 @@ def _refuse_eager_pipelines_on_cpu(vllm_config: "VllmConfig") -> None:
         raise ConfigError(
             "Pipeline parallelism on CPU needs compilation; leave out --enforce-eager and "
             "--enable-lora, or --pipeline-parallel-size."
+        )
+
+
+def _refuse_priorities(vllm_config: "VllmConfig") -> None:
+    """vLLM forgets to embed an image of a request that it preempts in the step that scheduled it.
+
+    The request comes back, its image counts as embedded, and the engine ends. Only the order by
+    priority preempts a request that the step has scheduled already.
+    """
+    multimodal = vllm_config.model_config.multimodal_config
+    if multimodal is None or multimodal.get_limit_per_prompt("image") == 0:
+        return
+    if vllm_config.scheduler_config.policy == "priority":
+        raise ConfigError(
+            "--scheduling-policy priority ends the engine where memory for images' requests runs "
+            "short; leave it out."
         )
 
 

@@ -76,6 +76,11 @@ def test_text_only_serving_needs_no_room_for_images(native: Path) -> None:
     assert config.scheduler_config.max_num_batched_tokens == 32
 
 
+def test_text_only_serving_may_order_by_priority(native: Path) -> None:
+    text = {"limit_mm_per_prompt": {"image": 0}, "scheduling_policy": "priority"}
+    assert engine_config(native, **text).scheduler_config.policy == "priority"
+
+
 def test_default_budget_is_raised(make_checkpoint: Make) -> None:
     """The image alone exceeds what vLLM would choose; running requests need room as well."""
     long = make_checkpoint(resolution="native", config={"max_position_embeddings": 16384})
@@ -96,6 +101,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         r"--max-num-scheduled-tokens 100 is too small.*at least 208",
     ),
     "scheduler": ({"scheduler_cls": "vllm.v1.core.sched.scheduler.Scheduler"}, "--scheduler-cls"),
+    "priorities": ({"scheduling_policy": "priority"}, "--scheduling-policy priority"),
     "embeds": ({"enable_mm_embeds": True}, "--enable-mm-embeds"),
     "prompt_embeds": ({"enable_prompt_embeds": True}, "--enable-prompt-embeds"),
     "tokenizer_mode": ({"tokenizer_mode": "slow"}, "--tokenizer-mode slow"),
