@@ -64,7 +64,7 @@ def join_parts(folder: Path, out: Path) -> Path:
         raise CheckpointError(f"There is no adapter in {folder}: no {NAME}00.")
     content = b"".join(piece.read_bytes() for piece in pieces)
     try:
-        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             out.mkdir(parents=True, exist_ok=True)
             tar.extractall(out, filter="data")
     except tarfile.TarError as error:
