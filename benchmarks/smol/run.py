@@ -54,6 +54,7 @@ class Run:
         out: folder of what it brings home.
         emoji: folder of the emoji.
         until: when it must be over, by ``time.monotonic``.
+        most_steps: of pretraining, even if there is time for more.
         stages: seconds of each stage, on the clock and of processors.
     """
 
@@ -62,6 +63,7 @@ class Run:
     out: Path
     emoji: Path
     until: float
+    most_steps: int | None = None
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
@@ -93,6 +95,7 @@ class Run:
         steps = int(0.92 * left * speed)
         if steps < _PROBE_STEPS:
             raise RunError(f"{left:.0f} seconds are left for training, too few for any.")
+        steps = min(steps, self.most_steps or steps)
         run = self.work / "run"
         with self.stage("pretraining"):
             shutil.rmtree(run, ignore_errors=True)
