@@ -20,6 +20,15 @@ answer by a JSON schema, and, where the client can send one, a question about a 
 `make test-clients` installs the newest release of each client, runs the checks and writes this
 page; with `VORA_CLIENTS_REFRESH=1` it installs them anew.
 
+Codex and Claude Code choose for themselves which tools to call, which a model this small does not.
+Their tool checks, and Claude Code's structured answer and PDF, run against a scripted engine behind
+the same gateway: it makes the calls that the prompt lists, and repeats what came back. A yes there
+says that the agent, with all the instructions and tools that it always sends, understood the call,
+ran the tool and sent its result, text or image, through the gateway, in this turn and in the next.
+Their other checks ask the demo's model, with short instructions and next to no tools, and take any
+answer of Codex as one: its prompts lie outside what that model has learnt. A dash: not
+checked.
+
 """
 
 

@@ -79,6 +79,10 @@ CLIENTS = (
         "@ai-sdk/anthropic", "messages", "npm", "ai-sdk.mjs", ("anthropic",),
         packages=("ai", "@ai-sdk/anthropic"),
     ),
+    Client(
+        "@openai/codex", "responses", "npm", "codex.mjs", without=("structured", "pdf"),
+    ),
+    Client("@anthropic-ai/claude-code", "messages", "npm", "claude-code.mjs"),
     Client("java.net.http", "chat", "java", "Tour.java", without=("pdf",)),
 )  # fmt: skip
 

@@ -16,8 +16,12 @@ from PIL import Image, ImageDraw
 from tests.clients import environments, report
 from tests.clients.report import Outcome
 from tests.clients.roster import CHECKS, CLIENTS, HERE, Client, faults
+from tests.clients.scripted import ScriptedEngine
+from tests.vora_serve.gateway.fake_engine import ThreadServer, running
 from tests.vora_serve.gateway.pdf_files import circle
 from tests.vora_serve.gateway.real_engine import command
+from vora_serve.gateway import create_app, load_settings
+from vora_serve.gateway.admission import hash_key
 
 pytestmark = pytest.mark.clients
 
@@ -34,7 +38,8 @@ VERSIONS: dict[str, str] = {}
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A gateway with keys, in front of the demo's engine; writes the page when all is done.
 
-    ``VORA_CLIENTS_URL`` names one that runs already, with the model ``vora-demo``.
+    ``VORA_CLIENTS_URL`` names one that runs already, with the model ``vora-demo`` and a context of
+    4,096 tokens.
     """
     with _gateway(tmp_path_factory.mktemp("tour")) as url:
         yield url
@@ -42,21 +47,38 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         report.write(PAGE, report.page(OUTCOMES, VERSIONS, KNOWN))
 
 
-@contextmanager
-def _gateway(folder: Path) -> Iterator[str]:
-    from vora_serve.gateway.admission import hash_key
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A gateway in front of the engine that makes the calls which the prompt lists."""
+    keys = {"keys_file": str(_keys(tmp_path_factory.mktemp("scripted")))}
+    with running(ScriptedEngine(model="vora-demo")) as engine:
+        settings = load_settings(flags={"upstreams": [engine.url], "auth": keys})
+        server = ThreadServer(create_app(settings))
+        yield f"http://127.0.0.1:{server.start()}"
+        server.stop()
 
-    running = os.environ.get("VORA_CLIENTS_URL")
-    if running:
-        yield running
-        return
+
+def _keys(folder: Path) -> Path:
     keys = folder / "keys.yaml"
     keys.write_text(f"keys: [{{name: tour, sha256: {hash_key(KEY)}}}]")
+    return keys
+
+
+@contextmanager
+def _gateway(folder: Path) -> Iterator[str]:
+    given = os.environ.get("VORA_CLIENTS_URL")
+    if given:
+        yield given
+        return
+    keys = _keys(folder)
     config = folder / "config.yaml"
     config.write_text(f"batches: {{folder: {folder / 'batches'}}}")
     model = ["--model", str(DEMO), "--served-model-name", "vora-demo"]
     model += ["--keys", str(keys), "--config", str(config)]
-    with command(folder, *model, "--", "--enforce-eager") as started:
+    # What agents say of themselves and their tools is longer than the context that the model
+    # was trained on.
+    longer = ["--max-model-len", "4096", "--hf-overrides", '{"max_position_embeddings": 4096}']
+    with command(folder, *model, "--", "--enforce-eager", *longer) as started:
         yield started.url
 
 
@@ -72,7 +94,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @cache
-def taken(client: Client, url: str, image: Path) -> dict[str, Outcome]:
+def taken(client: Client, url: str, scripted: str, image: Path) -> dict[str, Outcome]:
     """What a client's tour says of each check."""
     call = [*environments.command(client), url, "vora-demo", str(image), KEY, *client.arguments]
     env = {
@@ -82,8 +104,9 @@ def taken(client: Client, url: str, image: Path) -> dict[str, Outcome]:
         "HF_HUB_OFFLINE": "1",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "HAYSTACK_TELEMETRY_ENABLED": "False",
+        "VORA_SCRIPTED": scripted,
     }
-    result = subprocess.run(call, capture_output=True, text=True, timeout=300, env=env)
+    result = subprocess.run(call, capture_output=True, text=True, timeout=400, env=env)
     VERSIONS[client.id] = environments.version(client)
     found: dict[str, Outcome] = {}
     for line in result.stdout.splitlines():
@@ -101,8 +124,8 @@ def taken(client: Client, url: str, image: Path) -> dict[str, Outcome]:
     [(client, check) for client in CLIENTS for check in CHECKS if check not in client.without],
     ids=lambda value: value.id if isinstance(value, Client) else value,
 )
-def test_tour(served: str, image: Path, client: Client, check: str) -> None:
-    outcome = taken(client, served, image)[check]
+def test_tour(served: str, scripted: str, image: Path, client: Client, check: str) -> None:
+    outcome = taken(client, served, scripted, image)[check]
     fault = KNOWN.get((client.id, check))
     if fault is not None and not outcome.ok:
         pytest.xfail(f"{fault.why} ({fault.whose})")

@@ -36,6 +36,8 @@ class FakeEngine:
     error_message: str = "the fake engine was told to fail"
     calls: list[tuple[str, str]] = field(default_factory=list)
     """Tools that a chat's answer calls after its words: names and arguments as JSON."""
+    first_call: int = 0
+    """The number in the id of the first of them."""
     response_id: str = "resp_1"
     output: list[dict[str, Any]] | None = None
     """A response's items, instead of a message."""
@@ -83,7 +85,9 @@ class FakeEngine:
         """Decode the request's images, as an engine would; their tokens."""
         parts: list[str] = []
         for message in payload.get("messages", payload.get("input", ())):
-            content = message.get("content") if isinstance(message, dict) else None
+            content = None
+            if isinstance(message, dict):  # what was said, or what a tool gave back
+                content = message.get("content", message.get("output"))
             for part in content if isinstance(content, list) else ():
                 holder = part.get("image_url")
                 if holder is not None:
@@ -139,7 +143,7 @@ class FakeEngine:
                 "type": "function",
                 "function": {"name": name, "arguments": arguments},
             }
-            for index, (name, arguments) in enumerate(self.calls)
+            for index, (name, arguments) in enumerate(self.calls, self.first_call)
         ]
 
     def _usage(self, image_tokens: int) -> dict[str, Any]:
@@ -252,7 +256,7 @@ class FakeEngine:
                     raise RuntimeError("the fake engine was told to die")
                 choice: dict[str, Any] = {"index": 0, "finish_reason": None}
                 choice |= {"delta": {"content": word}} if chat else {"text": word}
-                yield _event({**base, "choices": [choice], **running_usage})
+                yield sse_event({**base, "choices": [choice], **running_usage})
                 await asyncio.sleep(self.delay_s)
             for index, call in enumerate(self._tool_calls() if chat else ()):
                 arguments = call["function"]["arguments"]
@@ -265,12 +269,12 @@ class FakeEngine:
                 for piece in pieces:
                     delta = {"tool_calls": [{"index": index, **piece}]}
                     part = {"index": 0, "finish_reason": None, "delta": delta}
-                    yield _event({**base, "choices": [part], **running_usage})
+                    yield sse_event({**base, "choices": [part], **running_usage})
             last: dict[str, Any] = {"index": 0, **self.finish}
             last |= {"delta": {}} if chat else {"text": ""}
-            yield _event({**base, "choices": [last]})
+            yield sse_event({**base, "choices": [last]})
             if options.get("include_usage"):
-                yield _event({**base, "choices": [], "usage": self._usage(image_tokens)})
+                yield sse_event({**base, "choices": [], "usage": self._usage(image_tokens)})
             yield b"data: [DONE]\n\n"
             finished = True
         finally:
@@ -311,12 +315,13 @@ class FakeEngine:
         )
 
 
-def _event(body: dict[str, Any]) -> bytes:
+def sse_event(body: dict[str, Any]) -> bytes:
+    """An event's line."""
     return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
 
 
 def _named(name: str, body: dict[str, Any]) -> bytes:
-    return f"event: {name}\n".encode() + _event({"type": name, **body})
+    return f"event: {name}\n".encode() + sse_event({"type": name, **body})
 
 
 class ThreadServer:
