@@ -181,7 +181,7 @@ class DocumentLoader:
             return [content]
         self._require_renderer()
         most = min(self._settings.max_pages, left)
-        digest = await asyncio.to_thread(lambda: hashlib.blake2b(content, digest_size=32).digest())
+        digest = await asyncio.to_thread(lambda: hashlib.sha256(content).digest())
         pages = self._known.get((owner, digest))
         if pages is None:
             pages = await self._renderer.render(content, most, share.grow, owner)

@@ -237,7 +237,8 @@ class ImageLoader:
                 "and exceeds the limit images.decode_memory_bytes, "
                 f"{self._decoding.capacity} bytes."
             )
-        digest = await self._in_thread(lambda: hashlib.blake2b(content, digest_size=32).digest())
+        # SHA-256, which processors have instructions for: half the time that BLAKE2 takes.
+        digest = await self._in_thread(lambda: hashlib.sha256(content).digest())
         key = (result.owner, digest, target)
         known = self._known.get(key)
         if known is not None:
