@@ -38,7 +38,8 @@ class Decoded:
     """An image's pixels.
 
     Attributes:
-        pixels: an RGB image, or uint8 (H, W, 3), which the fast decoders give.
+        pixels: an RGB image, or what the fast decoders give: uint8 (H, W, 3), or (H, W, 4) with a
+            fourth channel that is unused.
         orientation: EXIF's, 1 to 8: how they are yet to be turned.
         plain: whether the file itself shows any decoder the same RGB pixels.
         content: the file without what does not decide its pixels, where that is known.
@@ -66,8 +67,10 @@ class Decoded:
 
     def take_image(self) -> Image.Image:
         """The pixels as a Pillow image, not turned; they are gone from here afterwards."""
+        from vora_core.pixel_memory import image_of  # imports numpy
+
         pixels, self.pixels = self.pixels, None
-        return pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+        return pixels if isinstance(pixels, Image.Image) else image_of(pixels)
 
     def upright(self) -> Image.Image:
         """The pixels as a Pillow image, as it is to be seen; they are gone from here afterwards."""
@@ -163,10 +166,13 @@ def _decode_with_pillow(content: bytes, name: str) -> Decoded:
     with Image.open(io.BytesIO(content), formats=[name]) as image:
         frames = getattr(image, "n_frames", 1)
         image.seek(0)
+        pixels = None
         if name == "TIFF":
             load_strictly(image, content)
         else:
-            image.load()
+            pixels = _webp_pixels(image) if name == "WEBP" else None
+            if pixels is None:
+                image.load()
         # Read after loading: Pillow's TIFF plugin turns the pixels itself and drops the tag.
         orientation = 1 if name in _TURNED_BY_DECODER else _orientation(image)
         plain = (
@@ -177,7 +183,13 @@ def _decode_with_pillow(content: bytes, name: str) -> Decoded:
             and orientation == 1
             and "exif" not in image.info
         )
-        return Decoded(to_rgb(image), orientation, plain, content)
+        return Decoded(to_rgb(image) if pixels is None else pixels, orientation, plain, content)
+
+
+def _webp_pixels(image: Image.Image) -> Any | None:
+    from vora_core.pixel_memory import webp_pixels  # imports numpy
+
+    return webp_pixels(image)
 
 
 def _from_samples(samples: Any, content: bytes) -> Decoded:

@@ -51,6 +51,49 @@ def pixels_of(image: Image.Image) -> UInt8Array:
     size = image.width * image.height * 4
     if values.length != size or values.offset:
         return np.asarray(image)
-    memory: Any = (ctypes.c_uint8 * size).from_address(values.buffers[1])
-    memory.owner = capsule  # the view keeps the capsule, and that the block
-    return np.frombuffer(memory, np.uint8).reshape(image.height, image.width, 4)
+    return _view(values.buffers[1], image.size, capsule)
+
+
+def webp_pixels(image: Image.Image) -> UInt8Array | None:
+    """The pixels of an opaque WebP file's next frame, where libwebp has put them.
+
+    ``Image.load`` copies all of them, which takes a fifth of the time of decoding.
+
+    Args:
+        image: as it was opened, not loaded yet.
+
+    Returns:
+        uint8 (H, W, 4), the fourth channel being unused; None where there is alpha, or where Pillow
+        gives no frames away.
+
+    Raises:
+        EOFError, ValueError: it does not decode.
+    """
+    next_frame = getattr(image, "_get_next", None)
+    if next_frame is None or image.mode != "RGB":
+        return None
+    frame: bytes = next_frame()[0]
+    if len(frame) != image.width * image.height * 4:
+        raise ValueError("The frame has another size than its image.")
+    # Not numpy's own view of bytes: for what is read-only, numba would compile all loops again.
+    return _view(ctypes.cast(frame, ctypes.c_void_p).value, image.size, frame)
+
+
+def _view(address: int | None, size: tuple[int, int], owner: object) -> UInt8Array:
+    """Four bytes a pixel at an address, as an array that keeps their owner alive."""
+    width, height = size
+    memory: Any = (ctypes.c_uint8 * (4 * width * height)).from_address(address)
+    memory.owner = owner
+    return np.frombuffer(memory, np.uint8).reshape(height, width, 4)
+
+
+def image_of(pixels: UInt8Array) -> Image.Image:
+    """A Pillow image of mode RGB.
+
+    Args:
+        pixels: uint8 (H, W, 3 or 4), a fourth channel being unused.
+    """
+    height, width, channels = pixels.shape
+    if channels == 3:
+        return Image.fromarray(pixels)
+    return Image.frombytes("RGB", (width, height), np.ascontiguousarray(pixels), "raw", "RGBX")

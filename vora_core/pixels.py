@@ -78,7 +78,8 @@ def resized_rgb(
     """The image at the size at which it reaches the model, not normalised yet.
 
     Args:
-        image: any mode, put into RGB (:mod:`vora_core.colours`); or pixels, uint8 (H, W, 3).
+        image: any mode, put into RGB (:mod:`vora_core.colours`); or pixels, uint8 (H, W, 3 or 4),
+            a fourth channel being unused.
         settings: the checkpoint's image settings.
         threads: how many may work on it.
         size: (width, height) of the image before a scaled decoder made it smaller, as it is to be

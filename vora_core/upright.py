@@ -5,6 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 from vora_core.bicubic_weights import UInt8Array
+from vora_core.pixel_memory import image_of
 
 #: How pixels are turned, by EXIF's orientation.
 TURNS = {
@@ -24,7 +25,8 @@ class Upright:
     A copy of a whole photograph, turned, would take as much memory again.
 
     Args:
-        source: an image of mode RGB; or pixels, uint8 (H, W, 3).
+        source: an image of mode RGB; or pixels, uint8 (H, W, 3 or 4), a fourth channel being
+            unused.
         orientation: EXIF's, 1 to 8: how the pixels are to be turned.
     """
 
@@ -60,6 +62,6 @@ class Upright:
     def _cut(self, box: tuple[int, int, int, int]) -> Image.Image:
         left, top, right, bottom = box
         if not isinstance(self._source, Image.Image):
-            return Image.fromarray(self._source[top:bottom, left:right])
+            return image_of(self._source[top:bottom, left:right])
         whole = (0, 0, self._width, self._height)
         return self._source if box == whole else self._source.crop(box)
