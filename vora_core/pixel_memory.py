@@ -76,10 +76,12 @@ def webp_pixels(image: Image.Image) -> UInt8Array | None:
     if len(frame) != image.width * image.height * 4:
         raise ValueError("The frame has another size than its image.")
     # Not numpy's own view of bytes: for what is read-only, numba would compile all loops again.
-    return _view(ctypes.cast(frame, ctypes.c_void_p).value, image.size, frame)
+    address = ctypes.cast(ctypes.c_char_p(frame), ctypes.c_void_p).value
+    assert address is not None
+    return _view(address, image.size, frame)
 
 
-def _view(address: int | None, size: tuple[int, int], owner: object) -> UInt8Array:
+def _view(address: int, size: tuple[int, int], owner: object) -> UInt8Array:
     """Four bytes a pixel at an address, as an array that keeps their owner alive."""
     width, height = size
     memory: Any = (ctypes.c_uint8 * (4 * width * height)).from_address(address)
