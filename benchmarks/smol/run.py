@@ -257,7 +257,8 @@ class Run:
 
 def read_metrics(run: Path, stage: str = "pretrain") -> list[dict[str, Any]]:
     """The lines of a run's metrics of one stage."""
-    text = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    file = run / "metrics.jsonl"  # missing where a run was stopped before its first step
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
     return [line for line in map(json.loads, text.splitlines()) if line["stage"] == stage]
 
 

@@ -16,7 +16,7 @@ from benchmarks.smol import parts, report
 from benchmarks.smol.evaluate import evaluate
 from benchmarks.smol.merge import merge
 from benchmarks.smol.parts import find_parts, join_parts, write_parts
-from benchmarks.smol.run import Run, RunError
+from benchmarks.smol.run import Run, RunError, read_metrics
 from benchmarks.smol.sizes import SIZES, pretrain_recipe
 from benchmarks.smol.texts import prompts
 from tests.import_rules import ROOT
@@ -137,13 +137,20 @@ def test_operations_and_rates() -> None:
     assert rates["tflops"] == pytest.approx((460 * 100 + 28 * 1.5 * 4) / 1e12)
 
 
+def test_a_run_that_was_stopped_before_its_first_step_has_no_metrics(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+    run = Run(SIZES["rehearsal"], tmp_path, tmp_path, tmp_path, 0.0)
+    with pytest.raises(RunError, match="time was up"):
+        run._speed(tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.timeout(1800)
 def test_a_run_in_small_brings_an_adapter_home_that_is_merged_and_served(tmp_path: Path) -> None:
     emoji = fake_package(tmp_path / "emoji")
     size = dataclasses.replace(
-        SIZES["rehearsal"], base_steps=3, teacher_steps=3, teacher_images=64, texts=24,
+        SIZES["rehearsal"], base_steps=40, teacher_steps=3, teacher_images=64, texts=64,
         held_out=8, processes=1, reserve_s=1.0,
     )  # fmt: skip
     work, out = tmp_path / "work", tmp_path / "out"
