@@ -7,8 +7,8 @@ through is cut at a row. Every second shard reads its part backwards, unit by un
 shards of a cut unit come to it at the same time, at the beginning or at the end of a pass.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,7 +31,8 @@ class Unit:
         group: the row group's number; None for a file.
         weight: rows of a row group or world, bytes of a file.
         size: bytes that are read of it.
-        split, families: of a world, as in :class:`Source`.
+        split: of a world, as in :class:`Source`.
+        families: of a world, as pairs: units are hashed.
     """
 
     kind: Format
@@ -40,7 +41,7 @@ class Unit:
     weight: int
     size: int
     split: Split = "train"
-    families: Mapping[Kind, float] = field(default_factory=dict)
+    families: tuple[tuple[Kind, float], ...] = ()
 
     def rows(self) -> int:
         """How many there are."""
@@ -51,7 +52,7 @@ class Unit:
     def read(self, start: int, stop: int) -> Iterator[Row]:
         """Rows ``start`` to ``stop``."""
         if self.kind == "world":
-            return draw_rows(Path(self.file), self.split, start, stop, self.families)
+            return draw_rows(Path(self.file), self.split, start, stop, dict(self.families))
         if self.group is not None:
             return parquet.read_group(self.file, self.group, start, stop)
         return (read_json if self.kind == "jsonl" else read_tar)(self.file, start, stop)
@@ -113,7 +114,7 @@ def units_of(source: Source) -> Units:
     """
     kind, files = source.resolve()
     if kind == "world":
-        folder, families = str(files[0]), source.families
+        folder, families = str(files[0]), tuple(source.families.items())
         return Units([Unit(kind, folder, None, ROWS, 0, source.split, families)])
     return _units(kind, tuple((str(file), stamp(str(file))) for file in files))
 
